@@ -1,0 +1,323 @@
+package spread
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+
+	"strongroom/erasure"
+	"strongroom/repo/store"
+)
+
+// A Reader reads segments of packs from whatever shards are left. It is safe
+// for concurrent use.
+type Reader struct {
+	set    *Set
+	inv    *Inventory
+	prefix string
+
+	mu     sync.Mutex
+	damage map[string]string // object on store → what was wrong; guarded by mu
+}
+
+// NewReader lists prefix on all members and returns a Reader over what it
+// found.
+func NewReader(ctx context.Context, members []Member, prefix string) *Reader {
+	r := &Reader{set: NewSet(members), inv: List(ctx, members, prefix), prefix: prefix, damage: map[string]string{}}
+	for i := range members {
+		if err := r.inv.Failed(i); err != nil {
+			r.set.Fail(i, errors.Unwrap(err))
+		}
+	}
+	return r
+}
+
+// Inventory returns the listing that the Reader reads by.
+func (r *Reader) Inventory() *Inventory { return r.inv }
+
+// Damage returns what was found wrong and read around so far.
+func (r *Reader) Damage() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for k, v := range r.damage {
+		out = append(out, k+": "+v)
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (r *Reader) note(l location, what string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	name := fmt.Sprintf("store %q, %s", r.set.members[l.member].Name, l.key)
+	if _, known := r.damage[name]; !known {
+		r.damage[name] = what
+	}
+}
+
+// Segments returns sealed segments [first, first+count) of a pack, end to end.
+// Every segment has passed check, which authenticates it: no byte of a shard
+// is believed before. Undamaged packs cost one ranged read per slice touched;
+// otherwise the segments are reconstructed from every choice of k other
+// shards until one passes.
+func (r *Reader) Segments(ctx context.Context, p Pack, first, count int, check func(n int, segment []byte) error) ([]byte, error) {
+	total := p.Segments()
+	if first < 0 || count < 1 || first+count > total || len(p.Shards) != p.Geometry.N {
+		return nil, fmt.Errorf("pack %v: no segments %d to %d of %d", p.ID, first, first+count, total)
+	}
+	columns := p.Header(0).Columns()
+	buf := make([]byte, 0, count*erasure.Column)
+	for n := first; n < first+count; {
+		shard := n / columns
+		end := min(first+count, (shard+1)*columns)
+		at := len(buf)
+		buf = buf[:at+(end-n)*erasure.Column]
+		q := sliceRead{r: r, ctx: ctx, p: p, shard: shard, col: n - shard*columns, buf: buf[at:], check: check, firstSegment: n}
+		if err := q.run(); err != nil {
+			return nil, err
+		}
+		n = end
+	}
+	if first+count == total {
+		buf = buf[:p.MessageLen-int64(first)*erasure.Column]
+	}
+	return buf, nil
+}
+
+// sliceRead reads a run of segments of one shard.
+type sliceRead struct {
+	r            *Reader
+	ctx          context.Context
+	p            Pack
+	shard        int // the data shard that holds them
+	col          int // the first column
+	firstSegment int
+	buf          []byte // whole columns
+	check        func(int, []byte) error
+
+	good []bool   // per column of buf
+	why  []string // what was tried in vain
+}
+
+func (q *sliceRead) run() error {
+	q.good = make([]bool, len(q.buf)/erasure.Column)
+	if q.direct() {
+		return nil
+	}
+	if err := q.ctx.Err(); err != nil {
+		return err
+	}
+	return q.degraded()
+}
+
+// segment returns column c of b at the length that its segment has.
+func (q *sliceRead) segment(b []byte, c int) []byte {
+	n := q.firstSegment + c
+	seg := b[c*erasure.Column : (c+1)*erasure.Column]
+	if last := q.p.Segments() - 1; n == last {
+		seg = seg[:q.p.MessageLen-int64(last)*erasure.Column]
+	}
+	return seg
+}
+
+// accept copies the columns of b that pass and are still wanted; it reports
+// how many of b's wanted columns did not.
+func (q *sliceRead) accept(b []byte) (failed int, err error) {
+	for c := range q.good {
+		if q.good[c] {
+			continue
+		}
+		if e := q.check(q.firstSegment+c, q.segment(b, c)); e != nil {
+			failed, err = failed+1, e
+			continue
+		}
+		if &b[0] != &q.buf[0] {
+			copy(q.buf[c*erasure.Column:(c+1)*erasure.Column], b[c*erasure.Column:])
+		}
+		q.good[c] = true
+	}
+	return failed, err
+}
+
+// direct tries the slice itself, wherever it lies.
+func (q *sliceRead) direct() bool {
+	holders := q.r.inv.holders(q.r.prefix, q.p, q.shard)
+	for _, l := range holders {
+		b := make([]byte, len(q.buf))
+		if err := q.r.read(q.ctx, l, q.p, q.col, b); err != nil {
+			q.fail(q.shard, l, err.Error())
+			continue
+		}
+		failed, err := q.accept(b)
+		if failed == 0 {
+			return true
+		}
+		q.fail(q.shard, l, fmt.Sprintf("%d of %d segments are damaged: %v%s", failed, len(q.good), err, q.r.diagnose(q.ctx, l, q.p, q.shard)))
+	}
+	if len(holders) == 0 {
+		q.missing(q.shard)
+	}
+	return false
+}
+
+func (q *sliceRead) fail(shard int, l location, what string) {
+	q.why = append(q.why, fmt.Sprintf("shard %d on %q: %s", shard, q.r.set.members[l.member].Name, what))
+	q.r.note(l, what)
+}
+
+func (q *sliceRead) missing(shard int) {
+	home := ""
+	if shard < len(q.r.set.members) {
+		home = fmt.Sprintf(", expected on %q", q.r.set.members[shard].Name)
+		if err := q.r.set.Down(shard); err != nil {
+			home = fmt.Sprintf(" (%v)", err)
+		}
+	}
+	q.why = append(q.why, fmt.Sprintf("shard %d is missing%s", shard, home))
+}
+
+// degraded reconstructs what direct could not read. It fetches the column
+// range of the other shards one after the other, and after each tries every
+// choice of k that includes it.
+func (q *sliceRead) degraded() error {
+	k := q.p.Geometry.K
+	have := map[int][]byte{}
+	var order []int
+	for i := range q.p.Geometry.N {
+		if i == q.shard {
+			continue
+		}
+		b, err := q.other(i)
+		if err != nil {
+			return err
+		}
+		if b == nil {
+			continue
+		}
+		have[i] = b
+		if ok, err := q.tryChoices(k, have, order, i); ok || err != nil {
+			return err
+		}
+		order = append(order, i)
+	}
+	if len(have) >= k {
+		q.why = append(q.why, fmt.Sprintf("no choice of %d of the other %d gives segments that authenticate", k, len(have)))
+	}
+	return &TooFewError{Pack: q.p.ID, Segment: q.firstSegment, Need: k, Why: q.why}
+}
+
+// other reads the column range of shard i from the first holder that gives
+// it, or nil.
+func (q *sliceRead) other(i int) ([]byte, error) {
+	holders := q.r.inv.holders(q.r.prefix, q.p, i)
+	for _, l := range holders {
+		b := make([]byte, len(q.buf))
+		err := q.r.read(q.ctx, l, q.p, q.col, b)
+		if err == nil {
+			return b, nil
+		}
+		if q.ctx.Err() != nil {
+			return nil, q.ctx.Err()
+		}
+		q.fail(i, l, err.Error())
+	}
+	if len(holders) == 0 {
+		q.missing(i)
+	}
+	return nil, nil
+}
+
+// maxChoices bounds the search; with up to seven stores it is never reached.
+const maxChoices = 500
+
+// tryChoices reconstructs from newest and every choice of k-1 of order.
+func (q *sliceRead) tryChoices(k int, have map[int][]byte, order []int, newest int) (bool, error) {
+	if len(order) < k-1 {
+		return false, nil
+	}
+	tried := 0
+	var choose func(from int, picked []int) (bool, error)
+	choose = func(from int, picked []int) (bool, error) {
+		if len(picked) == k {
+			if tried++; tried > maxChoices {
+				return false, nil
+			}
+			some := map[int][]byte{}
+			for _, i := range picked {
+				some[i] = have[i]
+			}
+			b, err := erasure.Reconstruct(k, some, q.shard)
+			if err != nil {
+				return false, err
+			}
+			failed, _ := q.accept(b)
+			return failed == 0, nil
+		}
+		for i := from; i < len(order); i++ {
+			if ok, err := choose(i+1, append(slices.Clip(picked), order[i])); ok || err != nil {
+				return ok, err
+			}
+		}
+		return false, nil
+	}
+	return choose(0, []int{newest})
+}
+
+// read fills b with columns from col of the shard at l. A store that cannot be
+// reached is not asked again by this Reader.
+func (r *Reader) read(ctx context.Context, l location, p Pack, col int, b []byte) error {
+	if err := r.set.Down(l.member); err != nil {
+		return err
+	}
+	err := readFull(ctx, r.set.members[l.member].Store, l.key, erasure.PayloadOffset(col), b)
+	if err != nil && ctx.Err() == nil && (errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrDenied)) {
+		r.set.Fail(l.member, err)
+	}
+	return err
+}
+
+func readFull(ctx context.Context, s store.Store, key string, off int64, b []byte) error {
+	rc, err := s.Get(ctx, key, off, int64(len(b)))
+	if err != nil {
+		return err
+	}
+	_, err = io.ReadFull(rc, b)
+	return errors.Join(err, rc.Close())
+}
+
+// diagnose says what a shard whose segments fail is, from its header.
+func (r *Reader) diagnose(ctx context.Context, l location, p Pack, i int) string {
+	b := make([]byte, erasure.HeaderLen)
+	if err := readFull(ctx, r.set.members[l.member].Store, l.key, 0, b); err != nil {
+		return ""
+	}
+	h, err := erasure.ParseHeader(b)
+	if err != nil {
+		return " (its header is damaged too)"
+	}
+	return describeHeader(h, p, i)
+}
+
+// describeHeader names how a header differs from the one expected.
+func describeHeader(h erasure.Header, p Pack, i int) string {
+	var s []string
+	switch {
+	case h.Pack != p.ID:
+		s = append(s, fmt.Sprintf("it is a shard of pack %v", h.Pack))
+	case h.Encode != p.Encode:
+		s = append(s, fmt.Sprintf("it is from another encoding, %v", h.Encode))
+	case h.Index != i:
+		s = append(s, fmt.Sprintf("it is shard %d", h.Index))
+	case h != p.Header(i):
+		s = append(s, "its header is not the one recorded")
+	}
+	if len(s) == 0 {
+		return ""
+	}
+	return " (" + strings.Join(s, ", ") + ")"
+}
