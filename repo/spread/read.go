@@ -27,8 +27,14 @@ type Reader struct {
 // NewReader lists prefix on all members and returns a Reader over what it
 // found.
 func NewReader(ctx context.Context, members []Member, prefix string) *Reader {
-	r := &Reader{set: NewSet(members), inv: List(ctx, members, prefix), prefix: prefix, damage: map[string]string{}}
-	for i := range members {
+	return List(ctx, members, prefix).Reader(prefix)
+}
+
+// Reader returns a Reader of packs under prefix over a listing of it, or of
+// more.
+func (v *Inventory) Reader(prefix string) *Reader {
+	r := &Reader{set: NewSet(v.members), inv: v, prefix: prefix, damage: map[string]string{}}
+	for i := range v.members {
 		if err := r.inv.Failed(i); err != nil {
 			r.set.Fail(i, errors.Unwrap(err))
 		}
@@ -147,8 +153,11 @@ func (q *sliceRead) accept(b []byte) (failed int, err error) {
 // direct tries the slice itself, wherever it lies.
 func (q *sliceRead) direct() bool {
 	holders := q.r.inv.holders(q.r.prefix, q.p, q.shard)
-	for _, l := range holders {
-		b := make([]byte, len(q.buf))
+	for i, l := range holders {
+		b := q.buf
+		if i > 0 {
+			b = make([]byte, len(q.buf)) // columns of the first may be good
+		}
 		if err := q.r.read(q.ctx, l, q.p, q.col, b); err != nil {
 			q.fail(q.shard, l, err.Error())
 			continue

@@ -186,6 +186,9 @@ func (v *Inventory) Add(member int, info store.Info) {
 	v.size[info.Key][member] = info.Size
 }
 
+// Members returns the members that were listed.
+func (v *Inventory) Members() []Member { return v.members }
+
 // Failed returns why member i could not be listed, or nil.
 func (v *Inventory) Failed(i int) error { return v.failed[i] }
 
@@ -210,6 +213,9 @@ func (v *Inventory) Holders(key string, size int64) []int {
 	}
 	return out
 }
+
+// Size returns the listed size of an object on a member.
+func (v *Inventory) Size(key string, member int) int64 { return v.size[key][member] }
 
 // Keys returns every object found, in no order, with the members that have it.
 func (v *Inventory) Keys() map[string][]int { return v.at }

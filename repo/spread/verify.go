@@ -107,3 +107,61 @@ func describeDamage(b []byte, p Pack, i int) string {
 	}
 	return "header or checksums damaged, or forged"
 }
+
+// Rebuild returns shard i of a pack, whole, from whatever shards are left. It
+// needs no key: what it reads and what it returns have the SHA-256 of the
+// manifest.
+func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
+	k := p.Geometry.K
+	payload := map[int][]byte{}
+	var why []string
+	for j := range p.Geometry.N {
+		b, reason := r.goodShard(ctx, p, j)
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if b == nil {
+			why = append(why, fmt.Sprintf("shard %d: %s", j, reason))
+			continue
+		}
+		payload[j] = b[erasure.HeaderLen:erasure.PayloadOffset(p.Header(j).Columns())]
+		if len(payload) == k {
+			break
+		}
+	}
+	if len(payload) < k {
+		return nil, &TooFewError{Pack: p.ID, Need: k, Why: why}
+	}
+	made, err := erasure.Reconstruct(k, payload, i)
+	if err != nil {
+		return nil, err
+	}
+	b, err := erasure.BuildShard(p.Header(i), made)
+	if err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(b) != p.Shards[i] {
+		return nil, fmt.Errorf("pack %v: shard %d made again is not the one recorded", p.ID, i)
+	}
+	return b, nil
+}
+
+// goodShard reads shard j whole from a store that has it right.
+func (r *Reader) goodShard(ctx context.Context, p Pack, j int) ([]byte, string) {
+	reason := "missing"
+	for _, l := range r.inv.holders(r.prefix, p, j) {
+		if r.set.Down(l.member) != nil {
+			continue
+		}
+		b := make([]byte, p.ShardLen())
+		if err := readFull(ctx, r.set.members[l.member].Store, l.key, 0, b); err != nil {
+			reason = err.Error()
+			continue
+		}
+		if sha256.Sum256(b) == p.Shards[j] {
+			return b, ""
+		}
+		reason = describeDamage(b, p, j)
+	}
+	return nil, reason
+}

@@ -1,0 +1,314 @@
+package repo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"strongroom/erasure"
+	"strongroom/repo/pack"
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+)
+
+// Begin opens a dataset for one new snapshot. Its first acts are those that a
+// dead run left undone: objects in the spool go to their stores, a manifest
+// that is on one store goes to the others. It returns ErrLocked if another
+// process writes the dataset, ErrConflict if another box does.
+func (r *Repo) Begin(ctx context.Context, c SaveConfig) (*Saver, error) {
+	geometry, err := erasure.Plan(len(r.Members))
+	if err != nil {
+		return nil, err
+	}
+	lock, err := lockDir(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: &recentChunks{m: map[chunkID]Extent{}}}
+	if err := s.begin(ctx); err != nil {
+		s.release()
+		return nil, err
+	}
+	return s, nil
+}
+
+// lockDir takes the lock of a dataset's directory without waiting.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%w: another process is writing this dataset (%s)", ErrLocked, f.Name())
+	}
+	return f, nil
+}
+
+func (s *Saver) begin(ctx context.Context) error {
+	// A manifest in the spool counts as committed: the run that put it there
+	// had confirmed every shard. So it is listed, and finished, like one on a
+	// store.
+	if err := s.flushSpool(ctx); err != nil {
+		return err
+	}
+	var err error
+	withSpool := *s.r
+	withSpool.Members = append(slices.Clone(s.r.Members), spread.Member{Name: "spool", Store: s.c.Spool})
+	if s.listing, err = withSpool.List(ctx); err != nil {
+		return err
+	}
+	if err := s.reached(); err != nil {
+		return err
+	}
+	if err := s.checkWriters(); err != nil {
+		return err
+	}
+	if err := s.finishOthers(ctx); err != nil {
+		return err
+	}
+	if err := s.chooseGeneration(ctx); err != nil {
+		return err
+	}
+	s.derived()
+	return s.start(ctx)
+}
+
+// reached gives up the stores that did not answer the listing and refuses when
+// fewer than k are left: nothing could be committed.
+func (s *Saver) reached() error {
+	var why []error
+	up := 0
+	for i := range s.r.Members {
+		if err := s.listing.inventory.Failed(i); err != nil {
+			s.set.Fail(i, errors.Unwrap(err))
+			why = append(why, err)
+		} else {
+			up++
+		}
+	}
+	if k := s.geometry.K; up < k {
+		return fmt.Errorf("%w: %d of %d stores answer, a snapshot needs %d: %w", ErrIncomplete, up, len(s.r.Members), k, errors.Join(why...))
+	}
+	return nil
+}
+
+// checkWriters refuses to write beside another writer, and notices stores that
+// show an older state than this box has committed.
+func (s *Saver) checkWriters() error {
+	all := s.listing.Of(s.c.Dataset)
+	for _, m := range all {
+		if m.Conflict {
+			return fmt.Errorf("%w: two manifests of epoch %d, sequence %d exist (%s): find out which box is the right one before writing on", ErrConflict, m.Epoch, m.Sequence, m.ID())
+		}
+		if m.Incarnation > s.c.Incarnation {
+			return fmt.Errorf("%w: snapshot %s was written by incarnation %d of the box, this is incarnation %d: this box was replaced and must not write any more", ErrConflict, m.ID(), m.Incarnation, s.c.Incarnation)
+		}
+	}
+	if len(all) > 0 {
+		s.head = all[len(all)-1]
+	}
+	last, err := readHead(s.c.Dir)
+	if err != nil {
+		return err
+	}
+	if last.Hash != "" && !slices.ContainsFunc(all, func(m *Snapshot) bool { return fmt.Sprintf("%x", m.hash) == last.Hash }) {
+		return fmt.Errorf("%w: snapshot %.10s, which this box committed as epoch %d, sequence %d, is on none of the stores that answer: they were rolled back, or the stores that have it are away", ErrIntegrity, last.Hash, last.Epoch, last.Sequence)
+	}
+	return nil
+}
+
+// chooseGeneration goes on in the newest generation if this box wrote it, still
+// has its key and can read its block table; else it starts a new one.
+func (s *Saver) chooseGeneration(ctx context.Context) error {
+	var old journalHead
+	var packs []journalPack
+	head, found, err := readJournal(s.c.Dir)
+	if err == nil {
+		old, packs = head, found
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		s.c.Log("the journal of an interrupted run cannot be read and is dropped: %v", err)
+	}
+	why := ""
+	if s.head != nil {
+		if why = s.appendable(ctx); why == "" {
+			s.base = s.head
+			s.generation, s.epoch, s.sequence = s.base.Generation, s.base.Epoch, s.base.Sequence+1
+			s.carried = s.base.Packs
+			return s.adopt(ctx, old, packs)
+		}
+		s.c.Log("a new generation begins: %s", why)
+		s.epoch = s.head.Epoch
+	}
+	s.epoch, s.sequence = s.epoch+1, 1
+	if old.Epoch == s.epoch && old.Sequence == 1 && old.Base == s.headHash() {
+		key, ok, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, old.Generation)
+		if err != nil {
+			return err
+		}
+		if ok {
+			s.generation, s.key = old.Generation, key
+			return s.adopt(ctx, old, packs)
+		}
+	}
+	if err := s.newGeneration(); err != nil {
+		return err
+	}
+	return s.adopt(ctx, journalHead{}, nil)
+}
+
+func (s *Saver) headHash() (h [32]byte) {
+	if s.head != nil {
+		h = s.head.hash
+	}
+	return h
+}
+
+// appendable says why the newest generation cannot be gone on with, or "".
+func (s *Saver) appendable(ctx context.Context) string {
+	h := s.head
+	key, ok, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, h.Generation)
+	if err != nil || !ok {
+		return "this box does not have the key of the last one"
+	}
+	snap, err := openSnapshot(ctx, s.listing.inventory, h, key)
+	if err != nil {
+		return fmt.Sprintf("the last one cannot be read: %v", err)
+	}
+	s.previous = snap.Contents()
+	switch {
+	case string(h.Box[:]) != string(s.c.Signer.Public()) || h.Incarnation != s.c.Incarnation:
+		return "the last one belongs to another box"
+	case int(h.Sequence) >= s.c.PerGeneration:
+		return fmt.Sprintf("the last one has its %d snapshots", h.Sequence)
+	}
+	if s.tables, err = snap.blockTable(ctx); err != nil {
+		return fmt.Sprintf("the block table of the last one cannot be read: %v", err)
+	}
+	s.key = key
+	return ""
+}
+
+// adopt takes over the packs of a dead run of which every shard is durable,
+// and opens journal and index for this one.
+func (s *Saver) adopt(ctx context.Context, old journalHead, packs []journalPack) error {
+	var base [32]byte
+	if s.base != nil {
+		base = s.base.hash
+	} else {
+		base = s.headHash()
+	}
+	same := old.Generation == s.generation && old.Base == base && old.Sequence == s.sequence
+	var kept []journalPack
+	if same && len(packs) > 0 {
+		prefix := generationPrefix(s.r.Tenant, s.generation)
+		for _, j := range packs {
+			p, err := j.record()
+			if err != nil {
+				return err
+			}
+			if present := s.listing.inventory.Present(prefix, p.Pack); spread.Domains(present) == p.Geometry.N && s.adoptable(j) {
+				kept = append(kept, j)
+				s.carried = append(slices.Clip(s.carried), p)
+			}
+		}
+		s.c.Log("an interrupted run left %d packs; %d of them are whole and are kept", len(packs), len(kept))
+	}
+	var err error
+	s.journal, err = createJournal(s.c.Dir, journalHead{Generation: s.generation, Epoch: s.epoch, Base: base, Sequence: s.sequence}, kept)
+	if err != nil {
+		return err
+	}
+	return s.openIndexes(kept)
+}
+
+// adoptable enters the blocks of a pack into the table.
+func (s *Saver) adoptable(j journalPack) bool {
+	entries := make([]pack.Entry, 0, len(j.Entries)/pack.EntryLen)
+	for b := j.Entries; len(b) > 0; b = b[pack.EntryLen:] {
+		e, err := pack.ParseEntry(b[:pack.EntryLen])
+		if err != nil || e.Void() || e.Index > 1<<28 || int(e.Index) < len(s.tables) && !s.tables[e.Index].Void() {
+			return false
+		}
+		entries = append(entries, e)
+	}
+	for _, e := range entries {
+		for int(e.Index) >= len(s.tables) {
+			s.tables = append(s.tables, pack.Entry{})
+		}
+		n := e.Index
+		e.Index = j.Number
+		s.tables[n] = e
+	}
+	return true
+}
+
+// openIndexes opens the index of the snapshot it builds on and makes one of
+// the adopted packs.
+func (s *Saver) openIndexes(kept []journalPack) error {
+	if s.base != nil {
+		x, err := openIndex(s.c.Dir, indexName(s.base.hash))
+		if err != nil {
+			s.c.Log("the chunk index is gone (%v): this snapshot stores what it cannot find", err)
+		} else {
+			s.known = append(s.known, x)
+		}
+	}
+	if len(kept) > 0 {
+		w, err := newIndexWriter(s.c.Dir, "adopted")
+		if err != nil {
+			return err
+		}
+		for _, j := range kept {
+			w.add(j.Chunks)
+		}
+		if err := w.finish(); err != nil {
+			return err
+		}
+		x, err := openIndex(s.c.Dir, "adopted")
+		if err != nil {
+			return err
+		}
+		s.known = append(s.known, x)
+	}
+	var err error
+	s.index, err = newIndexWriter(s.c.Dir, "new")
+	return err
+}
+
+// start makes the packer.
+func (s *Saver) start(ctx context.Context) error {
+	next := uint32(0)
+	for _, p := range s.carried {
+		next = max(next, p.Number+1)
+	}
+	p := &packer{tenant: s.r.Tenant, generation: s.generation, key: s.key, prefix: generationPrefix(s.r.Tenant, s.generation),
+		set: s.set, spool: s.c.Spool, journal: s.journal, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables)}
+	var err error
+	s.packer, err = newPacker(ctx, p)
+	return err
+}
+
+func indexName(hash [32]byte) string { return fmt.Sprintf("index-%x", hash[:8]) }
+
+// dropOtherIndexes removes every index but one.
+func dropOtherIndexes(dir, keep string) {
+	names, err := os.ReadDir(dir)
+	if err != nil {
+		return // they cost space only, and go next time
+	}
+	for _, n := range names {
+		base := strings.TrimSuffix(strings.TrimSuffix(n.Name(), ".chunks"), ".sorted")
+		if base != n.Name() && base != keep {
+			os.Remove(filepath.Join(dir, n.Name()))
+		}
+	}
+}
+
+var _ store.Store = (*Spool)(nil)

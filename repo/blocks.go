@@ -1,0 +1,261 @@
+package repo
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"strongroom/repo/pack"
+	"strongroom/repo/seal"
+	"strongroom/repo/spread"
+)
+
+const (
+	// cacheBlocks is how many blocks a reader keeps. Writers may count on it
+	// when they choose what to reuse: it is a constant of the format.
+	cacheBlocks = 64
+	// fetches is how many runs of blocks are fetched and decoded at once.
+	fetches = 4
+	// runBytes is how much of a pack one fetch takes at most.
+	runBytes = 4 << 20
+)
+
+// A blockReader fetches, opens and caches blocks. It is safe for concurrent
+// use.
+type blockReader struct {
+	snap   *Snapshot
+	key    Key
+	source *spread.Reader
+	roots  map[uint32]pack.Entry
+	table  []pack.Entry
+
+	limit     chan struct{} // one token a fetch
+	expanders sync.Pool
+
+	mu    sync.Mutex
+	cache map[uint32]*cached
+	lru   *list.List // of *cached, most recent in front
+}
+
+type cached struct {
+	number uint32
+	entry  pack.Entry
+	elem   *list.Element
+	done   chan struct{} // closed when data or err is set
+	data   []byte
+	err    error
+}
+
+func newBlockReader(s *Snapshot, key Key, source *spread.Reader, roots map[uint32]pack.Entry) *blockReader {
+	return &blockReader{snap: s, key: key, source: source, roots: roots, limit: make(chan struct{}, fetches),
+		cache: map[uint32]*cached{}, lru: list.New()}
+}
+
+// setTable installs the block table.
+func (b *blockReader) setTable(raw []byte) error {
+	if len(raw)%pack.EntryLen != 0 {
+		return fmt.Errorf("%w: %d bytes", ErrIntegrity, len(raw))
+	}
+	table := make([]pack.Entry, len(raw)/pack.EntryLen)
+	for i := range table {
+		var err error
+		if table[i], err = pack.ParseEntry(raw[i*pack.EntryLen : (i+1)*pack.EntryLen]); err != nil {
+			return fmt.Errorf("%w: entry %d: %w", ErrIntegrity, i, err)
+		}
+	}
+	b.table = table
+	return nil
+}
+
+func (b *blockReader) entry(n uint32) (pack.Entry, error) {
+	e, ok := b.roots[n]
+	if !ok && int(n) < len(b.table) {
+		e = b.table[n]
+	}
+	if e.Void() {
+		return e, fmt.Errorf("%w: there is no block %d", ErrIntegrity, n)
+	}
+	return e, nil
+}
+
+// get returns a block. The slice is shared: it must not be written to.
+func (b *blockReader) get(ctx context.Context, n uint32) ([]byte, error) {
+	for {
+		b.mu.Lock()
+		c := b.cache[n]
+		if c == nil {
+			b.mu.Unlock()
+			if err := b.start(ctx, []uint32{n}); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		b.lru.MoveToFront(c.elem)
+		b.mu.Unlock()
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if c.err != nil {
+			b.drop(c)
+			if errors.Is(c.err, context.Canceled) && ctx.Err() == nil {
+				continue // another reader's fetch was cancelled, not ours
+			}
+			return nil, c.err
+		}
+		return c.data, nil
+	}
+}
+
+func (b *blockReader) drop(c *cached) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cache[c.number] == c {
+		delete(b.cache, c.number)
+		b.lru.Remove(c.elem)
+	}
+}
+
+// prefetch starts fetching what is not in the cache yet. Faults show up when
+// the block is asked for.
+func (b *blockReader) prefetch(ctx context.Context, numbers []uint32) {
+	_ = b.start(ctx, numbers)
+}
+
+// start begins the fetches of the blocks that are not cached, as runs of
+// neighbours in one pack.
+func (b *blockReader) start(ctx context.Context, numbers []uint32) error {
+	var runs [][]*cached
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range numbers {
+		if b.cache[n] != nil {
+			continue
+		}
+		e, err := b.entry(n)
+		if err != nil {
+			return err
+		}
+		c := &cached{number: n, entry: e, done: make(chan struct{})}
+		c.elem = b.lru.PushFront(c)
+		b.cache[n] = c
+		if k := len(runs) - 1; k >= 0 && follows(runs[k], e) {
+			runs[k] = append(runs[k], c)
+		} else {
+			runs = append(runs, []*cached{c})
+		}
+	}
+	b.evict()
+	for _, run := range runs {
+		go b.fetch(ctx, run)
+	}
+	return nil
+}
+
+// follows reports whether e lies right behind the run, in bounds.
+func follows(run []*cached, e pack.Entry) bool {
+	first, last := run[0].entry, run[len(run)-1].entry
+	return e.Index == last.Index && e.Offset == last.Offset+last.Stored && e.Offset+e.Stored-first.Offset <= runBytes
+}
+
+// evict forgets the blocks unused for longest. Those still being fetched stay.
+func (b *blockReader) evict() {
+	for el := b.lru.Back(); el != nil && len(b.cache) > cacheBlocks; {
+		c, prev := el.Value.(*cached), el.Prev()
+		select {
+		case <-c.done:
+			delete(b.cache, c.number)
+			b.lru.Remove(el)
+		default:
+		}
+		el = prev
+	}
+}
+
+// fetch reads and decodes a run. Every cached of it is completed, whatever
+// happens: that is how its waiters wait for this goroutine.
+func (b *blockReader) fetch(ctx context.Context, run []*cached) {
+	var err error
+	select {
+	case b.limit <- struct{}{}:
+		defer func() { <-b.limit }()
+		err = b.fetchRun(ctx, run)
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	for _, c := range run {
+		if c.data == nil {
+			c.err = err
+			if err == nil {
+				c.err = fmt.Errorf("internal error: block %d was not decoded", c.number)
+			}
+		}
+		close(c.done)
+	}
+}
+
+func (b *blockReader) fetchRun(ctx context.Context, run []*cached) error {
+	first, last := run[0].entry, run[len(run)-1].entry
+	p, ok := b.snap.PackByNumber(first.Index)
+	if !ok {
+		return fmt.Errorf("%w: block %d lies in pack %d, which the manifest does not list", ErrIntegrity, run[0].number, first.Index)
+	}
+	plain, err := b.plain(ctx, p, int64(first.Offset), int64(last.Offset+last.Stored))
+	if err != nil {
+		return err
+	}
+	x, _ := b.expanders.Get().(*pack.Expander)
+	if x == nil {
+		if x, err = pack.NewExpander(); err != nil {
+			return err
+		}
+	}
+	defer b.expanders.Put(x)
+	for _, c := range run {
+		at := c.entry.Offset - first.Offset
+		c.data, err = x.Expand(make([]byte, 0, c.entry.Raw), plain[at:at+c.entry.Stored], c.entry.Codec, int(c.entry.Raw))
+		if err != nil {
+			c.data = nil
+			return fmt.Errorf("%w: block %d: %w", ErrIntegrity, c.number, err)
+		}
+	}
+	return nil
+}
+
+// plain returns bytes [from, to) of a pack's plaintext. Each segment is opened
+// as it is checked, so nothing unauthenticated is ever returned.
+func (b *blockReader) plain(ctx context.Context, p PackRecord, from, to int64) ([]byte, error) {
+	total, err := seal.PlainLen(p.MessageLen)
+	if err != nil || from < 0 || to > total || from >= to {
+		return nil, fmt.Errorf("%w: bytes [%d, %d) of pack %v, which has %d", ErrIntegrity, from, to, p.ID, total)
+	}
+	gen := b.snap.Generation
+	o, err := seal.NewOpener(b.key.derive(kindPack, gen, p.ID), associated(kindPack, b.snap.Tenant, gen, p.ID), p.Seal[:])
+	if err != nil {
+		return nil, fmt.Errorf("pack %v: %w", p.ID, err)
+	}
+	segments := p.Segments()
+	first := int(from / seal.SegmentData)
+	count := int((to-1)/seal.SegmentData) + 1 - first
+	out := make([]byte, count*seal.SegmentData)
+	end := 0
+	_, err = b.source.Segments(ctx, p.Pack, first, count, func(n int, segment []byte) error {
+		at := (n - first) * seal.SegmentData
+		opened, err := o.Segment(out[at:at], segment, uint64(n), n == segments-1)
+		if err == nil {
+			end = max(end, at+len(opened))
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	skip := from - int64(first)*seal.SegmentData
+	if int64(end) < skip+to-from {
+		return nil, fmt.Errorf("%w: pack %v ends early", ErrIntegrity, p.ID)
+	}
+	return out[skip : skip+to-from], nil
+}

@@ -1,0 +1,143 @@
+package repo
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"strongroom/repo/pack"
+)
+
+// A Catalogue entry is sealed part 1: what a snapshot is, for lists. It is
+// under the tenant's catalogue key, so it names the dataset but holds nothing
+// of its contents.
+type Catalogue struct {
+	Tenant    string    `json:"tenant"`
+	Dataset   string    `json:"dataset"`
+	Level     string    `json:"level"`
+	Source    string    `json:"source"` // kind of source, e.g. "postgres"
+	Engine    string    `json:"engine"`
+	Version   string    `json:"version"`
+	Label     string    `json:"label,omitempty"`
+	Keep      string    `json:"keep,omitempty"`
+	Started   time.Time `json:"started"`
+	Point     time.Time `json:"point"` // consistency point, by the source's clock
+	Finished  time.Time `json:"finished"`
+	Streams   int       `json:"streams"`
+	Read      int64     `json:"read"`   // bytes of all streams
+	New       int64     `json:"new"`    // bytes among them that no earlier snapshot had
+	Stored    int64     `json:"stored"` // bytes of the packs it added, before parity
+	Coded     int64     `json:"coded"`  // bytes of all their shards
+	Rows      int64     `json:"rows,omitempty"`
+	Partial   bool      `json:"partial,omitempty"`   // something selected could not be read
+	Anomalies []string  `json:"anomalies,omitempty"` // facts that look wrong beside the snapshot before
+	Warnings  []string  `json:"warnings,omitempty"`
+	Tool      string    `json:"tool"`
+}
+
+// A Stream describes one stream of a snapshot.
+type Stream struct {
+	Name     string          `json:"name"`
+	Kind     string          `json:"kind"`
+	PageSize int             `json:"page_size,omitempty"`
+	Length   int64           `json:"length"`
+	BLAKE3   string          `json:"blake3"`  // of the whole stream, 64 hex digits
+	Extents  int64           `json:"extents"` // how many of the extent list are its own, after those of the streams before it
+	Facts    json.RawMessage `json:"facts,omitempty"`
+}
+
+// A List is a stream of fixed-size records that the manifest itself locates.
+type List struct {
+	Length  int64    `json:"length"`
+	BLAKE3  string   `json:"blake3"`
+	Extents []Extent `json:"extents"`
+}
+
+// A Root locates a block that holds part of a List.
+type Root struct {
+	Block  uint32     `json:"block"`
+	Pack   uint32     `json:"pack"`
+	Offset uint32     `json:"offset"`
+	Stored uint32     `json:"stored"`
+	Raw    uint32     `json:"raw"`
+	Codec  pack.Codec `json:"codec"`
+}
+
+func (r Root) entry() pack.Entry {
+	return pack.Entry{Index: r.Pack, Offset: r.Offset, Stored: r.Stored, Raw: r.Raw, Codec: r.Codec}
+}
+
+// Contents is sealed part 2, under the generation key: what a snapshot is made
+// of.
+type Contents struct {
+	Description json.RawMessage `json:"description,omitempty"`
+	Detail      json.RawMessage `json:"detail,omitempty"`
+	Streams     []Stream        `json:"streams"`
+	ExtentList  List            `json:"extent_list"`
+	BlockTable  List            `json:"block_table"`
+	Roots       []Root          `json:"roots"`
+}
+
+// extentLen is the length of an extent in the extent list: block 4, offset 3,
+// length 3, big-endian.
+const extentLen = 10
+
+// An Extent is a range of bytes inside a block before compression.
+type Extent struct {
+	Block  uint32
+	Offset uint32
+	Length uint32
+}
+
+func (e Extent) append(b []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, e.Block)
+	return append(b, byte(e.Offset>>16), byte(e.Offset>>8), byte(e.Offset), byte(e.Length>>16), byte(e.Length>>8), byte(e.Length))
+}
+
+func parseExtent(b []byte) (Extent, error) {
+	e := Extent{
+		Block:  binary.BigEndian.Uint32(b),
+		Offset: uint32(b[4])<<16 | uint32(b[5])<<8 | uint32(b[6]),
+		Length: uint32(b[7])<<16 | uint32(b[8])<<8 | uint32(b[9]),
+	}
+	return e, e.check()
+}
+
+func (e Extent) check() error {
+	if e.Length == 0 || e.Offset+e.Length > pack.MaxBlock {
+		return fmt.Errorf("%w: extent [%d, +%d) of block %d", ErrIntegrity, e.Offset, e.Length, e.Block)
+	}
+	return nil
+}
+
+// MarshalJSON writes an extent as [block, offset, length].
+func (e Extent) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, "[%d,%d,%d]", e.Block, e.Offset, e.Length), nil
+}
+
+// UnmarshalJSON reads what MarshalJSON wrote.
+func (e *Extent) UnmarshalJSON(b []byte) error {
+	var v []uint32
+	if err := json.Unmarshal(b, &v); err != nil {
+		return err
+	}
+	if len(v) != 3 {
+		return fmt.Errorf("extent of %d numbers", len(v))
+	}
+	*e = Extent{v[0], v[1], v[2]}
+	return e.check()
+}
+
+// appendExtent adds e to a stream's extents, joining it to the last one where
+// it goes on there.
+func appendExtent(list []Extent, e Extent) []Extent {
+	if n := len(list); n > 0 {
+		l := &list[n-1]
+		if l.Block == e.Block && l.Offset+l.Length == e.Offset {
+			l.Length += e.Length
+			return list
+		}
+	}
+	return append(list, e)
+}

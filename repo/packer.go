@@ -1,0 +1,285 @@
+package repo
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	"strongroom/erasure"
+	"strongroom/repo/pack"
+	"strongroom/repo/seal"
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+)
+
+// Memory of a backup, in MiB, for n of k = 2 (the worst profile): two packs
+// being filled or sealed, 64; two stripes being coded or uploaded, 128; blocks
+// on their way, a dozen; a chunker and a block for each stream, 2 each.
+const (
+	packWriters = 2
+	stripes     = 2
+)
+
+// block is new bytes on their way into a pack.
+type block struct {
+	number uint32
+	raw    []byte
+	chunks []byte // records of what lies in it, for the journal
+}
+
+// A packer compresses blocks, fills packs, seals, codes and stores them.
+// submit may be called concurrently; drain once, at the end.
+type packer struct {
+	tenant, generation ID
+	key                Key
+	prefix             string
+	set                *spread.Set
+	spool              store.Store
+	journal            *journal
+	geometry           erasure.Geometry
+
+	ctx     context.Context // ends with the first failure of any part
+	cancel  context.CancelCauseFunc
+	workers errgroup.Group
+	uploads errgroup.Group
+	queue   chan *block
+	raws    sync.Pool
+	free    chan *pack.Writer
+	stripes chan *erasure.Stripe
+
+	mu       sync.Mutex // guards what follows; held while waiting for a writer
+	cur      *pack.Writer
+	curChunk []byte
+	nextPack uint32
+	table    []pack.Entry // by block number; Index is the pack number
+
+	done   sync.Mutex // guards what follows; never held while waiting
+	packs  []PackRecord
+	stored int64 // bytes of sealed packs
+}
+
+func newPacker(ctx context.Context, p *packer) (*packer, error) {
+	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	workers := runtime.GOMAXPROCS(0)
+	p.queue = make(chan *block, workers)
+	p.free = make(chan *pack.Writer, packWriters)
+	for range packWriters {
+		p.free <- pack.NewWriter()
+	}
+	p.stripes = make(chan *erasure.Stripe, stripes)
+	for range stripes {
+		s, err := erasure.NewStripe(p.geometry, pack.MaxSegments)
+		if err != nil {
+			return nil, err
+		}
+		p.stripes <- s
+	}
+	for range workers {
+		c, err := pack.NewCompressor()
+		if err != nil {
+			return nil, err
+		}
+		p.workers.Go(func() error { return p.failing(p.compress(c)) })
+	}
+	return p, nil
+}
+
+// failing ends the whole packer when err is not nil.
+func (p *packer) failing(err error) error {
+	if err != nil {
+		p.cancel(err)
+	}
+	return err
+}
+
+// newBlock returns an empty block with the next number.
+func (p *packer) newBlock() *block {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	b := &block{number: uint32(len(p.table))}
+	p.table = append(p.table, pack.Entry{})
+	if raw, ok := p.raws.Get().(*[]byte); ok {
+		b.raw = (*raw)[:0]
+	} else {
+		b.raw = make([]byte, 0, pack.MaxBlock)
+	}
+	return b
+}
+
+// submit hands a block over.
+func (p *packer) submit(b *block) error {
+	select {
+	case p.queue <- b:
+		return nil
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+}
+
+func (p *packer) compress(c *pack.Compressor) error {
+	for {
+		select {
+		case b, ok := <-p.queue:
+			if !ok {
+				return nil
+			}
+			stored, codec, err := c.Compress(b.raw)
+			if err == nil {
+				err = p.add(b, stored, codec)
+			}
+			if err != nil {
+				return err
+			}
+			p.raws.Put(&b.raw)
+		case <-p.ctx.Done():
+			return context.Cause(p.ctx)
+		}
+	}
+}
+
+// add appends a compressed block to the current pack and sends that on its way
+// when it is full.
+func (p *packer) add(b *block, stored []byte, codec pack.Codec) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cur != nil && !p.cur.Fits(len(stored)) {
+		p.flushLocked()
+	}
+	if p.cur == nil {
+		// Waiting here holds the lock on purpose: nobody else could add either.
+		select {
+		case p.cur = <-p.free:
+		case <-p.ctx.Done():
+			return context.Cause(p.ctx)
+		}
+	}
+	p.cur.Add(b.number, stored, len(b.raw), codec)
+	e := p.cur.Entries()[p.cur.Blocks()-1]
+	e.Index = p.nextPack
+	p.table[b.number] = e
+	p.curChunk = append(p.curChunk, b.chunks...)
+	return nil
+}
+
+// flushLocked starts sealing and storing the current pack. p.mu is held.
+func (p *packer) flushLocked() {
+	w, number, chunks := p.cur, p.nextPack, p.curChunk
+	p.cur, p.curChunk = nil, nil
+	p.nextPack++
+	p.uploads.Go(func() error { return p.failing(p.store(w, number, chunks)) })
+}
+
+// store seals, codes, journals and stores one pack.
+//
+// Crash story. Before the journal line is durable nothing of the pack is
+// anywhere but in memory. After it, any number of shards may be stored; the
+// next run finds them by the names in the journal and adopts the pack if all
+// are there. No manifest names the pack before Put has confirmed every shard.
+func (p *packer) store(w *pack.Writer, number uint32, chunks []byte) error {
+	var stripe *erasure.Stripe
+	select {
+	case stripe = <-p.stripes:
+	case <-p.ctx.Done():
+		return context.Cause(p.ctx)
+	}
+	defer func() { p.stripes <- stripe }()
+	rec, shards, err := p.seal(w, number, stripe)
+	if err != nil {
+		return err
+	}
+	entries := slices.Clone(w.Entries())
+	w.Reset()
+	p.free <- w // never blocks: the channel has room for all writers
+	if err := p.journal.append(newJournalPack(rec, entries, chunks)); err != nil {
+		return err
+	}
+	if _, err := p.set.Put(p.ctx, p.prefix, rec.Pack, shards, p.spool); err != nil {
+		return err
+	}
+	p.done.Lock()
+	defer p.done.Unlock()
+	p.packs = append(p.packs, rec)
+	p.stored += rec.MessageLen
+	return nil
+}
+
+// seal seals the pack straight into the stripe and completes its shards.
+func (p *packer) seal(w *pack.Writer, number uint32, stripe *erasure.Stripe) (PackRecord, [][]byte, error) {
+	rec := PackRecord{Number: number, Pack: spread.Pack{Geometry: p.geometry}}
+	rand.Read(rec.ID[:])
+	rand.Read(rec.Encode[:])
+	plain := w.Finish()
+	rec.MessageLen = seal.SealedLen(int64(len(plain)))
+	s, err := seal.NewSealer(p.key.derive(kindPack, p.generation, rec.ID), associated(kindPack, p.tenant, p.generation, rec.ID))
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.Seal = s.Header()
+	segments := int(seal.Segments(int64(len(plain))))
+	stripe.Reset(segments)
+	for n := range segments {
+		piece := plain[n*seal.SegmentData : min(len(plain), (n+1)*seal.SegmentData)]
+		if _, err := s.Segment(stripe.Segment(n)[:0], piece, uint64(n), n == segments-1); err != nil {
+			return rec, nil, err
+		}
+	}
+	shards, err := stripe.Finish(rec.Header(0))
+	if err != nil {
+		return rec, nil, err
+	}
+	rec.Shards = make([][32]byte, len(shards))
+	var wg sync.WaitGroup
+	for i, b := range shards {
+		wg.Go(func() { rec.Shards[i] = sha256.Sum256(b) })
+	}
+	wg.Wait()
+	return rec, shards, nil
+}
+
+// settle waits until every block submitted so far lies in a pack, so that the
+// table says where. Nothing is submitted after it.
+func (p *packer) settle() error {
+	close(p.queue)
+	return p.workers.Wait()
+}
+
+// addNow compresses and adds a block in the caller's goroutine, after settle.
+func (p *packer) addNow(c *pack.Compressor, b *block) error {
+	stored, codec, err := c.Compress(b.raw)
+	if err != nil {
+		return err
+	}
+	return p.add(b, stored, codec)
+}
+
+// abort stops everything and waits for it.
+func (p *packer) abort(cause error) {
+	p.cancel(cause)
+	p.workers.Wait()
+	p.uploads.Wait()
+}
+
+// drain seals the last pack and waits for all uploads.
+func (p *packer) drain() error {
+	p.mu.Lock()
+	if p.cur != nil {
+		p.flushLocked()
+	}
+	p.mu.Unlock()
+	if err := p.uploads.Wait(); err != nil {
+		return err
+	}
+	slices.SortFunc(p.packs, func(a, b PackRecord) int { return int(a.Number) - int(b.Number) })
+	for i := 1; i < len(p.packs); i++ {
+		if p.packs[i].Number == p.packs[i-1].Number {
+			return fmt.Errorf("internal error: pack number %d twice", p.packs[i].Number)
+		}
+	}
+	return nil
+}

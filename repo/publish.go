@@ -1,0 +1,309 @@
+package repo
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+)
+
+// head is what this box committed last, kept beside the index: the stores
+// cannot be rolled back behind it unnoticed.
+type head struct {
+	Hash     string `json:"hash"`
+	Epoch    uint32 `json:"epoch"`
+	Sequence uint32 `json:"sequence"`
+}
+
+const headName = "head"
+
+func readHead(dir string) (h head, err error) {
+	b, err := os.ReadFile(filepath.Join(dir, headName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	} else if err != nil {
+		return h, err
+	}
+	if err := json.Unmarshal(b, &h); err != nil {
+		return h, fmt.Errorf("%s: %w", filepath.Join(dir, headName), err)
+	}
+	return h, nil
+}
+
+func writeHead(dir string, m *signed) error {
+	b, err := json.Marshal(head{Hash: fmt.Sprintf("%x", m.hash), Epoch: m.Epoch, Sequence: m.Sequence})
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, headName+".new")
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return errors.Join(os.Rename(tmp, filepath.Join(dir, headName)), syncDir(dir))
+}
+
+// ensureDurable makes sure that of every pack all shards are durable, on their
+// stores or in the spool, enough of them in distinct fault domains, and k of
+// them outside the box. All of it is confirmed by listings made now. What a
+// store lost, or cannot confirm since it is away, is rebuilt into the spool.
+func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
+	prefix := generationPrefix(s.r.Tenant, s.generation)
+	members := append(slices.Clone(s.r.Members), spread.Member{Name: "spool", Store: s.c.Spool})
+	reader := spread.NewReader(ctx, members, prefix)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	inv := reader.Inventory()
+	spool := len(s.r.Members)
+	for i := range s.r.Members {
+		if err := inv.Failed(i); err != nil {
+			s.set.Fail(i, errors.Unwrap(err))
+		}
+	}
+	for _, p := range packs {
+		present := inv.Present(prefix, p.Pack)
+		for i := range present {
+			if len(present[i]) > 0 {
+				continue
+			}
+			shard, err := reader.Rebuild(ctx, p.Pack, i)
+			if err != nil {
+				return fmt.Errorf("%w: shard %d of a pack is gone and cannot be made again: %w", ErrIncomplete, i, err)
+			}
+			key := p.Key(prefix, i, 0)
+			if err := s.c.Spool.Put(ctx, key, shard, p.Shards[i]); err != nil {
+				return fmt.Errorf("spool: %w", err)
+			}
+			present[i] = []int{spool}
+		}
+		if err := enough(p, present, spool); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// enough is the commit rule for one pack.
+func enough(p PackRecord, present [][]int, spool int) error {
+	if got, want := spread.Domains(present), p.Geometry.CommitShards(); got < want {
+		return fmt.Errorf("%w: pack %v has shards in %d fault domains, a commit needs %d", ErrIncomplete, p.ID, got, want)
+	}
+	outside := make([][]int, len(present))
+	for i, at := range present {
+		for _, m := range at {
+			if m != spool {
+				outside[i] = append(outside[i], m)
+			}
+		}
+	}
+	if got := spread.Domains(outside); got < p.Geometry.K {
+		return fmt.Errorf("%w: pack %v has %d shards on stores, a commit needs %d", ErrIncomplete, p.ID, got, p.Geometry.K)
+	}
+	return nil
+}
+
+// finishIndex completes the chunk index under the name of the new manifest.
+func (s *Saver) finishIndex(m *signed) error {
+	if err := s.index.finish(); err != nil {
+		return fmt.Errorf("chunk index: %w", err)
+	}
+	name := filepath.Join(s.c.Dir, indexName(m.hash))
+	for _, ext := range []string{".chunks", ".sorted"} {
+		if err := os.Rename(filepath.Join(s.c.Dir, "new"+ext), name+ext); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// publish writes the manifest: first into the spool, then store by store.
+//
+// Crash story. Before the spool has it, nothing is committed and the packs are
+// there to be adopted. Once it is durable in the spool it is a commit, because
+// every shard was confirmed: the next run lists the spool beside the stores
+// and finishes it. A store gets it only when it has its shards, so a store
+// that has the manifest is never behind it.
+func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, error) {
+	key := m.Key()
+	sum := sha256.Sum256(m.raw)
+	// Two writers with the same state meet here: the first store that has
+	// another manifest of this sequence ends the run before ours is anywhere.
+	for i, member := range s.r.Members {
+		if s.set.Down(i) != nil {
+			continue
+		}
+		if _, err := member.Store.Stat(ctx, key); err == nil {
+			return nil, fmt.Errorf("%w: store %q has a manifest of epoch %d, sequence %d already", ErrConflict, member.Name, m.Epoch, m.Sequence)
+		} else if !errors.Is(err, store.ErrNotExist) {
+			s.set.Fail(i, err)
+		}
+	}
+	if err := s.c.Spool.Put(ctx, key, m.raw, sum); err != nil {
+		return nil, fmt.Errorf("spool manifest: %w", err)
+	}
+	done, err := s.putManifest(ctx, m)
+	if errors.Is(err, ErrConflict) && done == 0 {
+		// Ours is nowhere but in the spool, and must not be finished later.
+		err = errors.Join(err, s.c.Spool.Remove(key))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := writeHead(s.c.Dir, m); err != nil {
+		return nil, err
+	}
+	saved := &Saved{ID: fmt.Sprintf("%x", m.hash[:5]), Generation: m.Generation, Epoch: m.Epoch, Sequence: m.Sequence,
+		Catalogue: c, Stores: done, Of: len(s.r.Members), Failures: s.set.Failures()}
+	if done < s.geometry.K {
+		return nil, fmt.Errorf("%w: the manifest is on %d stores, needs %d; it is kept and the next run finishes it", ErrIncomplete, done, s.geometry.K)
+	}
+	if done == len(s.r.Members) {
+		if err := s.c.Spool.Remove(key); err != nil {
+			return nil, err
+		}
+	}
+	if err := removeJournal(s.c.Dir); err != nil {
+		return nil, err
+	}
+	dropOtherIndexes(s.c.Dir, indexName(m.hash))
+	return saved, nil
+}
+
+// putManifest puts a manifest on every store that has its shards, and counts
+// the stores that have it then.
+func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error) {
+	waiting, err := s.waitingFor(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i, member := range s.r.Members {
+		if s.set.Down(i) != nil || waiting[i] {
+			continue
+		}
+		switch err := member.Store.Put(ctx, m.Key(), m.raw, sha256.Sum256(m.raw)); {
+		case err == nil:
+			done++
+		case errors.Is(err, store.ErrExists):
+			return done, fmt.Errorf("%w: store %q took another manifest of epoch %d, sequence %d meanwhile", ErrConflict, member.Name, m.Epoch, m.Sequence)
+		case ctx.Err() != nil:
+			return done, ctx.Err()
+		default:
+			s.set.Fail(i, err)
+		}
+	}
+	return done, nil
+}
+
+// waitingFor says which members have shards waiting in the spool.
+func (s *Saver) waitingFor(ctx context.Context) (map[int]bool, error) {
+	objects, err := s.c.Spool.keys(ctx, s.r.Tenant.String()+"/")
+	if err != nil {
+		return nil, err
+	}
+	waiting := map[int]bool{}
+	for _, o := range objects {
+		if i := shardIndex(o.Key); i >= 0 {
+			waiting[i] = true
+		}
+	}
+	return waiting, nil
+}
+
+// flushSpool sends shards that wait in the spool to their stores. A store that
+// fails keeps the rest waiting.
+func (s *Saver) flushSpool(ctx context.Context) error {
+	objects, err := s.c.Spool.keys(ctx, s.r.Tenant.String()+"/")
+	if err != nil {
+		return err
+	}
+	sent := 0
+	for _, o := range objects {
+		i := shardIndex(o.Key)
+		if i < 0 || i >= len(s.r.Members) || s.set.Down(i) != nil {
+			continue
+		}
+		b, err := readObject(ctx, s.c.Spool, o.Key, o.Size)
+		if err != nil {
+			return fmt.Errorf("spool: %w", err)
+		}
+		if err := s.r.Members[i].Store.Put(ctx, o.Key, b, sha256.Sum256(b)); err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			s.set.Fail(i, err)
+			continue
+		}
+		if err := s.c.Spool.Remove(o.Key); err != nil {
+			return err
+		}
+		sent++
+	}
+	if sent > 0 {
+		s.c.Log("%d objects that waited in the spool are on their stores now", sent)
+	}
+	return nil
+}
+
+// finishOthers puts manifests that some store lacks onto it, once it has its
+// shards: a valid manifest found anywhere is a commit.
+func (s *Saver) finishOthers(ctx context.Context) error {
+	waiting, err := s.waitingFor(ctx)
+	if err != nil {
+		return err
+	}
+	inv := s.listing.inventory
+	for _, snap := range s.listing.Of(s.c.Dataset) {
+		missing := 0
+		for i, member := range s.r.Members {
+			if slices.Contains(snap.Stores, member.Name) {
+				continue
+			}
+			if s.set.Down(i) != nil || waiting[i] || !hasShards(inv, snap, i) {
+				missing++
+				continue
+			}
+			if err := member.Store.Put(ctx, snap.Key(), snap.raw, snap.hash); err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				s.set.Fail(i, err)
+				missing++
+				continue
+			}
+			snap.Stores = append(snap.Stores, member.Name)
+			s.c.Log("snapshot %s is on store %q now", snap.ID(), member.Name)
+		}
+		if slices.Contains(snap.Stores, "spool") && missing == 0 {
+			if err := s.c.Spool.Remove(snap.Key()); err != nil {
+				return err
+			}
+		}
+		snap.Stores = slices.DeleteFunc(snap.Stores, func(n string) bool { return n == "spool" })
+	}
+	return nil
+}
+
+// hasShards reports whether member i holds its shard of every pack.
+func hasShards(inv *spread.Inventory, snap *Snapshot, i int) bool {
+	prefix := strings.TrimSuffix(snap.Key(), filepath.Base(snap.Key()))
+	for _, p := range snap.Packs {
+		if i < p.Geometry.N && !slices.Contains(inv.Holders(p.Key(prefix, i, 0), p.ShardLen()), i) {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,337 @@
+package repo
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+
+	"github.com/zeebo/blake3"
+
+	"strongroom/repo/pack"
+	"strongroom/repo/spread"
+)
+
+// An Opened is a snapshot whose contents were opened with its generation key.
+// It is safe for concurrent use.
+type Opened struct {
+	snap     *Snapshot
+	contents *Contents
+	blocks   *blockReader
+	first    map[string]int64 // stream name → index of its first extent
+	extents  *listReader
+}
+
+// Open opens a snapshot of the listing with its generation key: ErrWrongKey if
+// it is not the one.
+func (l *Listing) Open(ctx context.Context, s *Snapshot, key Key) (*Opened, error) {
+	return openSnapshot(ctx, l.inventory, s, key)
+}
+
+func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key Key) (*Opened, error) {
+	contents := &Contents{}
+	if err := openPart(kindContents, s.Manifest, key, s.part2, contents); err != nil {
+		return nil, fmt.Errorf("snapshot %s: %w", s.ID(), err)
+	}
+	o := &Opened{snap: s, contents: contents, first: map[string]int64{}}
+	at := int64(0)
+	for _, st := range contents.Streams {
+		if _, twice := o.first[st.Name]; twice || st.Length < 0 || st.Extents < 0 {
+			return nil, fmt.Errorf("snapshot %s: %w: stream %q", s.ID(), ErrIntegrity, st.Name)
+		}
+		o.first[st.Name] = at
+		at += st.Extents
+	}
+	if at*extentLen != contents.ExtentList.Length {
+		return nil, fmt.Errorf("snapshot %s: %w: %d extents in a list of %d bytes", s.ID(), ErrIntegrity, at, contents.ExtentList.Length)
+	}
+	roots := map[uint32]pack.Entry{}
+	for _, r := range contents.Roots {
+		roots[r.Block] = r.entry()
+	}
+	o.blocks = newBlockReader(s, key, inv.Reader(generationPrefix(s.Tenant, s.Generation)), roots)
+	o.extents = &listReader{o: o, list: contents.ExtentList}
+	table, err := o.readList(ctx, contents.BlockTable)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot %s: block table: %w", s.ID(), err)
+	}
+	if err := o.blocks.setTable(table); err != nil {
+		return nil, fmt.Errorf("snapshot %s: block table: %w", s.ID(), err)
+	}
+	return o, nil
+}
+
+// Contents returns what the snapshot is made of.
+func (o *Opened) Contents() *Contents { return o.contents }
+
+// Snapshot returns the manifest it was opened from.
+func (o *Opened) Snapshot() *Snapshot { return o.snap }
+
+// Damage says what was found wrong on stores and read around so far.
+func (o *Opened) Damage() []string { return o.blocks.source.Damage() }
+
+// blockTable returns the table of the generation up to this snapshot, with the
+// blocks of the table itself.
+func (o *Opened) blockTable(context.Context) ([]pack.Entry, error) {
+	table := append([]pack.Entry(nil), o.blocks.table...)
+	for n, e := range o.blocks.roots {
+		for int(n) >= len(table) {
+			if len(table) > 1<<28 {
+				return nil, fmt.Errorf("%w: block number %d", ErrIntegrity, n)
+			}
+			table = append(table, pack.Entry{})
+		}
+		table[n] = e
+	}
+	return table, nil
+}
+
+// readList reads a whole list and checks its hash.
+func (o *Opened) readList(ctx context.Context, l List) ([]byte, error) {
+	if l.Length < 0 || l.Length > 1<<32 {
+		return nil, fmt.Errorf("%w: list of %d bytes", ErrIntegrity, l.Length)
+	}
+	i := 0
+	r := &streamReader{ctx: ctx, o: o, left: l.Length, whole: blake3.New(), want: l.BLAKE3, next: func() (Extent, error) {
+		if i == len(l.Extents) {
+			return Extent{}, fmt.Errorf("%w: list is shorter than it says", ErrIntegrity)
+		}
+		i++
+		return l.Extents[i-1], nil
+	}}
+	b := make([]byte, l.Length)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, err
+	}
+	if _, err := r.Read(make([]byte, 1)); err != io.EOF {
+		return nil, err
+	}
+	return b, nil
+}
+
+// listReader reads the extent list piece by piece: it grows with the database,
+// memory does not.
+type listReader struct {
+	o    *Opened
+	list List
+}
+
+// extentsFrom returns an iterator over the extents from index i on.
+func (l *listReader) extentsFrom(ctx context.Context, i int64) func() (Extent, error) {
+	var buf []byte
+	off := i * extentLen
+	return func() (Extent, error) {
+		if len(buf) == 0 {
+			b, err := l.at(ctx, off, min(l.list.Length-off, 8192*extentLen))
+			if err != nil {
+				return Extent{}, fmt.Errorf("extent list: %w", err)
+			}
+			buf, off = b, off+int64(len(b))
+		}
+		if len(buf) < extentLen {
+			return Extent{}, fmt.Errorf("%w: extent list ends too early", ErrIntegrity)
+		}
+		e, err := parseExtent(buf[:extentLen])
+		buf = buf[extentLen:]
+		return e, err
+	}
+}
+
+// at returns n bytes of the list from off.
+func (l *listReader) at(ctx context.Context, off, n int64) ([]byte, error) {
+	out := make([]byte, 0, n)
+	pos := int64(0)
+	for _, e := range l.list.Extents {
+		end := pos + int64(e.Length)
+		if end > off && pos < off+n {
+			b, err := l.o.blocks.get(ctx, e.Block)
+			if err != nil {
+				return nil, err
+			}
+			if int(e.Offset+e.Length) > len(b) {
+				return nil, fmt.Errorf("%w: extent beyond its block", ErrIntegrity)
+			}
+			piece := b[e.Offset : e.Offset+e.Length]
+			piece = piece[max(off-pos, 0):min(int64(e.Length), off+n-pos)]
+			out = append(out, piece...)
+		}
+		pos = end
+	}
+	if int64(len(out)) != n {
+		return nil, fmt.Errorf("%w: list is shorter than it says", ErrIntegrity)
+	}
+	return out, nil
+}
+
+// Stream returns the description of a stream.
+func (o *Opened) Stream(name string) (Stream, bool) {
+	for _, s := range o.contents.Streams {
+		if s.Name == name {
+			return s, true
+		}
+	}
+	return Stream{}, false
+}
+
+// Read returns a reader of bytes [off, off+n) of a stream; n < 0 reads to its
+// end. A reader of the whole stream returns io.EOF only after the stream's
+// hash was right.
+func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	s, ok := o.Stream(name)
+	if !ok {
+		return nil, fmt.Errorf("%w: snapshot %s has no stream %q", ErrNoSnapshot, o.snap.ID(), name)
+	}
+	if n < 0 {
+		n = s.Length - off
+	}
+	if off < 0 || n < 0 || off+n > s.Length {
+		return nil, fmt.Errorf("stream %q has no bytes [%d, +%d)", name, off, n)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, next: o.boundedExtents(ctx, s)}
+	if off == 0 && n == s.Length {
+		r.whole, r.want = blake3.New(), s.BLAKE3
+	}
+	return r, nil
+}
+
+// boundedExtents iterates over the extents of one stream.
+func (o *Opened) boundedExtents(ctx context.Context, s Stream) func() (Extent, error) {
+	next, left := o.extents.extentsFrom(ctx, o.first[s.Name]), s.Extents
+	return func() (Extent, error) {
+		if left == 0 {
+			return Extent{}, io.EOF
+		}
+		left--
+		return next()
+	}
+}
+
+// streamReader reads extents in order. It looks ahead, so that blocks are
+// fetched and decoded before they are needed.
+type streamReader struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	o      *Opened
+	name   string
+	next   func() (Extent, error)
+	skip   int64 // bytes before the wanted range
+	left   int64
+	ahead  []Extent
+	ended  bool
+	cur    []byte // unread part of the current extent
+	whole  *blake3.Hasher
+	want   string
+	err    error
+}
+
+// lookahead bounds how many extents, and in them blocks, are known before they
+// are read.
+const (
+	lookaheadExtents = 512
+	lookaheadBlocks  = 16
+)
+
+func (r *streamReader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	for len(r.cur) == 0 && r.left > 0 {
+		if r.err = r.advance(); r.err != nil {
+			return 0, r.err
+		}
+	}
+	if r.left == 0 {
+		r.err = r.end()
+		return 0, r.err
+	}
+	n := copy(p, r.cur[:min(int64(len(r.cur)), r.left)])
+	r.cur, r.left = r.cur[n:], r.left-int64(n)
+	if r.whole != nil {
+		r.whole.Write(p[:n])
+	}
+	return n, nil
+}
+
+// end checks the hash of a stream that was read whole.
+func (r *streamReader) end() error {
+	if r.whole != nil {
+		if got := hex.EncodeToString(r.whole.Sum(nil)); got != r.want {
+			return fmt.Errorf("%w: stream %q has hash %s, recorded is %s", ErrIntegrity, r.name, got, r.want)
+		}
+	}
+	return io.EOF
+}
+
+func (r *streamReader) Close() error {
+	if r.cancel != nil {
+		r.cancel()
+	}
+	return nil
+}
+
+// advance makes the next extent current.
+func (r *streamReader) advance() error {
+	if err := r.fill(); err != nil {
+		return err
+	}
+	if len(r.ahead) == 0 {
+		return fmt.Errorf("%w: stream %q ends %d bytes too early", ErrIntegrity, r.name, r.left)
+	}
+	e := r.ahead[0]
+	r.ahead = r.ahead[1:]
+	b, err := r.o.blocks.get(r.ctx, e.Block)
+	if err != nil {
+		return err
+	}
+	if int(e.Offset+e.Length) > len(b) {
+		return fmt.Errorf("%w: extent [%d, +%d) of block %d, which has %d bytes", ErrIntegrity, e.Offset, e.Length, e.Block, len(b))
+	}
+	r.cur = b[e.Offset : e.Offset+e.Length]
+	return nil
+}
+
+// fill looks ahead and starts fetching.
+func (r *streamReader) fill() error {
+	if len(r.ahead) > lookaheadExtents/2 || r.ended && len(r.ahead) > 0 {
+		r.prefetch()
+		return nil
+	}
+	r.ahead = append(make([]Extent, 0, lookaheadExtents), r.ahead...)
+	total := int64(0)
+	for _, e := range r.ahead {
+		total += int64(e.Length)
+	}
+	for len(r.ahead) < lookaheadExtents && !r.ended && total < r.left {
+		e, err := r.next()
+		if err == io.EOF {
+			r.ended = true
+			break
+		} else if err != nil {
+			return err
+		}
+		if r.skip >= int64(e.Length) {
+			r.skip -= int64(e.Length)
+			continue
+		}
+		e.Offset, e.Length, r.skip = e.Offset+uint32(r.skip), e.Length-uint32(r.skip), 0
+		r.ahead = append(r.ahead, e)
+		total += int64(e.Length)
+	}
+	r.prefetch()
+	return nil
+}
+
+func (r *streamReader) prefetch() {
+	want := make([]uint32, 0, lookaheadBlocks)
+	for _, e := range r.ahead {
+		if n := len(want); n > 0 && want[n-1] == e.Block {
+			continue
+		}
+		if len(want) == lookaheadBlocks {
+			break
+		}
+		want = append(want, e.Block)
+	}
+	r.o.blocks.prefetch(r.ctx, want)
+}

@@ -1,0 +1,253 @@
+// Package repo is a tenant's repository: it saves, lists, restores and checks
+// snapshots of datasets. FORMAT.md says what it writes.
+package repo
+
+import (
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+)
+
+// Errors that callers branch on.
+var (
+	// ErrNoSnapshot: nothing fits what was asked for.
+	ErrNoSnapshot = errors.New("no such snapshot")
+	// ErrLocked: another process writes this dataset.
+	ErrLocked = errors.New("locked")
+	// ErrConflict: another writer has written where this one would.
+	ErrConflict = errors.New("another writer")
+	// ErrIncomplete: too few stores confirmed; nothing is lost, a later run
+	// goes on.
+	ErrIncomplete = errors.New("incomplete")
+)
+
+// A Repo is one tenant's repository on a set of stores.
+type Repo struct {
+	// Members are the stores in order.
+	Members []spread.Member
+	// Tenant is the tenant's pseudonym.
+	Tenant ID
+	// Catalogue opens and seals catalogue entries.
+	Catalogue Key
+	// Boxes are the box keys whose manifests are believed: from the box's own
+	// key store or a kit, never from a store.
+	Boxes []ed25519.PublicKey
+}
+
+// A Snapshot is a manifest that was found, verified, and its catalogue entry.
+type Snapshot struct {
+	*signed
+	// Entry is nil if the catalogue key does not open it.
+	Entry *Catalogue
+	// Stores names the members that hold the manifest.
+	Stores []string
+	// Conflict says that another manifest of the same sequence exists.
+	Conflict bool
+}
+
+// ID names a snapshot: the front of the SHA-256 of its manifest.
+func (s *Snapshot) ID() string { return hex.EncodeToString(s.hash[:5]) }
+
+// Hash is the SHA-256 of the manifest.
+func (s *Snapshot) Hash() [32]byte { return s.hash }
+
+// State says on how many of n stores the manifest is.
+func (s *Snapshot) State(n int) string {
+	if len(s.Stores) < n {
+		return fmt.Sprintf("reduced: %d of %d stores", len(s.Stores), n)
+	}
+	return "complete"
+}
+
+// newer orders snapshots of one dataset.
+func newer(a, b *Snapshot) int {
+	return cmp.Or(cmp.Compare(a.Epoch, b.Epoch), cmp.Compare(a.Sequence, b.Sequence),
+		a.Time.Compare(b.Time), slices.Compare(a.hash[:], b.hash[:]))
+}
+
+// A Listing is what the stores that answered know of a tenant.
+type Listing struct {
+	Snapshots []*Snapshot // by dataset pseudonym, oldest first
+	Problems  []Problem   // what was found wrong on the way
+	Reached   int         // stores that answered
+	inventory *spread.Inventory
+}
+
+// A Problem is a fault that did not stop the listing.
+type Problem struct {
+	Store  string `json:"store,omitempty"`
+	Object string `json:"object,omitempty"`
+	Err    error  `json:"-"`
+	Text   string `json:"text"`
+}
+
+// Of returns the snapshots of a dataset, oldest first.
+func (l *Listing) Of(dataset ID) []*Snapshot {
+	var out []*Snapshot
+	for _, s := range l.Snapshots {
+		if s.Dataset == dataset {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Find returns the newest snapshot of a dataset, or the one that spec names:
+// "latest", a unique front of an ID, or a label.
+func (l *Listing) Find(dataset ID, spec string) (*Snapshot, error) {
+	all := l.Of(dataset)
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w: the dataset has none on the %d stores that answered", ErrNoSnapshot, l.Reached)
+	}
+	if spec == "" || spec == "latest" {
+		return all[len(all)-1], nil
+	}
+	var found []*Snapshot
+	for _, s := range all {
+		full := hex.EncodeToString(s.hash[:])
+		if len(spec) >= 4 && strings.HasPrefix(full, spec) || s.Entry != nil && s.Entry.Label == spec {
+			found = append(found, s)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("%w: %q", ErrNoSnapshot, spec)
+	case 1:
+		return found[0], nil
+	}
+	return nil, fmt.Errorf("%w: %q fits %d of them", ErrNoSnapshot, spec, len(found))
+}
+
+// List reads every manifest of the tenant on all stores that answer. The union
+// counts: a store that hides or lost some cannot shorten it.
+func (r *Repo) List(ctx context.Context) (*Listing, error) {
+	l := &Listing{inventory: spread.List(ctx, r.Members, r.Tenant.String()+"/")}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for i, m := range r.Members {
+		if err := l.inventory.Failed(i); err != nil {
+			l.Problems = append(l.Problems, Problem{Store: m.Name, Err: err, Text: err.Error()})
+		} else {
+			l.Reached++
+		}
+	}
+	if l.Reached == 0 {
+		return nil, fmt.Errorf("no store answers: %w", errors.Join(l.inventory.Errors()...))
+	}
+	r.readManifests(ctx, l)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(l.Snapshots, func(a, b *Snapshot) int {
+		return cmp.Or(slices.Compare(a.Dataset[:], b.Dataset[:]), newer(a, b))
+	})
+	l.markConflicts()
+	return l, nil
+}
+
+// isManifest reports whether key is a manifest's, and of which generation.
+func isManifest(key string) bool {
+	f := strings.Split(key, "/")
+	return len(f) == 3 && strings.HasPrefix(f[2], "m-") && len(f[2]) == 10
+}
+
+// readManifests reads every copy of every manifest: copies that differ must be
+// noticed, not chosen from.
+func (r *Repo) readManifests(ctx context.Context, l *Listing) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	limit := make(chan struct{}, 8)
+	found := map[[32]byte]*Snapshot{}
+	for key, at := range l.inventory.Keys() {
+		if !isManifest(key) {
+			continue
+		}
+		for _, m := range at {
+			wg.Go(func() {
+				limit <- struct{}{}
+				defer func() { <-limit }()
+				s, err := r.readManifest(ctx, l.inventory, key, m)
+				mu.Lock()
+				defer mu.Unlock()
+				name := r.Members[m].Name
+				if err != nil {
+					l.Problems = append(l.Problems, Problem{Store: name, Object: key, Err: err, Text: fmt.Sprintf("store %q: manifest %s: %v", name, key, err)})
+					return
+				}
+				if f := found[s.hash]; f != nil {
+					s = f
+				} else {
+					found[s.hash] = s
+					l.Snapshots = append(l.Snapshots, s)
+				}
+				s.Stores = append(s.Stores, name)
+			})
+		}
+	}
+	wg.Wait()
+	for _, s := range l.Snapshots {
+		slices.Sort(s.Stores)
+	}
+	slices.SortFunc(l.Problems, func(a, b Problem) int { return cmp.Compare(a.Text, b.Text) })
+}
+
+func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key string, member int) (*Snapshot, error) {
+	size := inv.Size(key, member)
+	if size > maxClear+maxPart1+maxPart2 {
+		return nil, fmt.Errorf("%w: %d bytes", ErrIntegrity, size)
+	}
+	raw, err := readObject(ctx, r.Members[member].Store, key, size)
+	if err != nil {
+		return nil, err
+	}
+	return r.parse(key, raw)
+}
+
+// parse verifies a manifest found under key.
+func (r *Repo) parse(key string, raw []byte) (*Snapshot, error) {
+	m, err := parseManifest(raw, r.Boxes)
+	if err != nil {
+		return nil, err
+	}
+	if m.Key() != key || m.Tenant != r.Tenant {
+		return nil, fmt.Errorf("%w: it is the manifest of %s", ErrIntegrity, m.Key())
+	}
+	s := &Snapshot{signed: m, Entry: &Catalogue{}}
+	if err := openPart(kindCatalogue, m.Manifest, r.Catalogue, m.part1, s.Entry); err != nil {
+		if !errors.Is(err, ErrWrongKey) {
+			return nil, err
+		}
+		s.Entry = nil
+	}
+	return s, nil
+}
+
+// markConflicts alarms two manifests of one sequence.
+func (l *Listing) markConflicts() {
+	first := map[string]*Snapshot{}
+	for _, s := range l.Snapshots {
+		key := s.Key()
+		if f := first[key]; f != nil {
+			f.Conflict, s.Conflict = true, true
+			text := fmt.Sprintf("two manifests of one sequence: %s on %s and %s on %s", f.ID(), strings.Join(f.Stores, ", "), s.ID(), strings.Join(s.Stores, ", "))
+			l.Problems = append(l.Problems, Problem{Object: key, Err: ErrConflict, Text: text})
+		} else {
+			first[key] = s
+		}
+	}
+}
+
+// Inventory returns the listing of all objects.
+func (l *Listing) Inventory() *spread.Inventory { return l.inventory }
+
+var _ store.Store = (*Spool)(nil)
