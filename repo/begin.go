@@ -76,7 +76,9 @@ func (s *Saver) begin(ctx context.Context) error {
 	if err := s.chooseGeneration(ctx); err != nil {
 		return err
 	}
-	s.derived()
+	if s.chunkKey, err = deriveKey(s.key, kindChunkID, s.generation, ID{}); err != nil {
+		return err
+	}
 	return s.start(ctx)
 }
 
@@ -148,11 +150,11 @@ func (s *Saver) chooseGeneration(ctx context.Context) error {
 	}
 	s.epoch, s.sequence = s.epoch+1, 1
 	if old.Epoch == s.epoch && old.Sequence == 1 && old.Base == s.headHash() {
-		key, ok, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, old.Generation)
+		key, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, old.Generation)
 		if err != nil {
 			return err
 		}
-		if ok {
+		if key != nil {
 			s.generation, s.key = old.Generation, key
 			return s.adopt(ctx, old, packs)
 		}
@@ -173,8 +175,8 @@ func (s *Saver) headHash() (h [32]byte) {
 // appendable says why the newest generation cannot be gone on with, or "".
 func (s *Saver) appendable(ctx context.Context) string {
 	h := s.head
-	key, ok, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, h.Generation)
-	if err != nil || !ok {
+	key, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, h.Generation)
+	if err != nil || key == nil {
 		return "this box does not have the key of the last one"
 	}
 	snap, err := openSnapshot(ctx, s.listing.inventory, h, key)
@@ -183,7 +185,7 @@ func (s *Saver) appendable(ctx context.Context) string {
 	}
 	s.previous = snap.Contents()
 	switch {
-	case string(h.Box[:]) != string(s.c.Signer.Public()) || h.Incarnation != s.c.Incarnation:
+	case h.Box != s.c.Signer.Public() || h.Incarnation != s.c.Incarnation:
 		return "the last one belongs to another box"
 	case int(h.Sequence) >= s.c.PerGeneration:
 		return fmt.Sprintf("the last one has its %d snapshots", h.Sequence)

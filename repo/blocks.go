@@ -26,7 +26,7 @@ const (
 // use.
 type blockReader struct {
 	snap   *Snapshot
-	key    Key
+	key    Secret
 	source *spread.Reader
 	roots  map[uint32]pack.Entry
 	table  []pack.Entry
@@ -48,7 +48,7 @@ type cached struct {
 	err    error
 }
 
-func newBlockReader(s *Snapshot, key Key, source *spread.Reader, roots map[uint32]pack.Entry) *blockReader {
+func newBlockReader(s *Snapshot, key Secret, source *spread.Reader, roots map[uint32]pack.Entry) *blockReader {
 	return &blockReader{snap: s, key: key, source: source, roots: roots, limit: make(chan struct{}, fetches),
 		cache: map[uint32]*cached{}, lru: list.New()}
 }
@@ -233,7 +233,11 @@ func (b *blockReader) plain(ctx context.Context, p PackRecord, from, to int64) (
 		return nil, fmt.Errorf("%w: bytes [%d, %d) of pack %v, which has %d", ErrIntegrity, from, to, p.ID, total)
 	}
 	gen := b.snap.Generation
-	o, err := seal.NewOpener(b.key.derive(kindPack, gen, p.ID), associated(kindPack, b.snap.Tenant, gen, p.ID), p.Seal[:])
+	key, err := deriveKey(b.key, kindPack, gen, p.ID)
+	if err != nil {
+		return nil, err
+	}
+	o, err := seal.NewOpener(key, associated(kindPack, b.snap.Tenant, gen, p.ID), p.Seal[:])
 	if err != nil {
 		return nil, fmt.Errorf("pack %v: %w", p.ID, err)
 	}

@@ -1,11 +1,8 @@
 package repo
 
 import (
-	"crypto/hkdf"
-	"crypto/sha512"
 	"encoding/binary"
 	"fmt"
-	"log/slog"
 
 	"strongroom/erasure"
 	"strongroom/repo/seal"
@@ -37,14 +34,12 @@ func ParseID(s string) (ID, error) {
 	return id, nil
 }
 
-// A Key is a 32-byte secret: a generation's or a tenant's catalogue key. It
-// prints as nothing.
-type Key [seal.KeyLen]byte
-
-func (Key) String() string               { return "[secret]" }
-func (Key) GoString() string             { return "[secret]" }
-func (Key) LogValue() slog.Value         { return slog.StringValue("[secret]") }
-func (Key) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
+// A Secret is a key that does not leave its holder: a generation's key or a
+// tenant's catalogue key. Derive returns n bytes of HKDF-SHA-384 with the key
+// as secret, no salt, and info.
+type Secret interface {
+	Derive(info []byte, n int) ([]byte, error)
+}
 
 // What a key or an object is for: one byte in every derivation and in all
 // associated data.
@@ -53,21 +48,23 @@ const (
 	kindCatalogue = 2 // sealed part 1, under the tenant's catalogue key
 	kindContents  = 3 // sealed part 2, under the generation key
 	kindChunkID   = 4
-	kindDataset   = 5 // dataset pseudonyms, under the catalogue key
 )
 
 const formatVersion = 1
 
-// derive returns the key for one object: HKDF-SHA-384 without salt, info =
-// "strongroom/1" ‖ kind ‖ generation ‖ id.
-func (k Key) derive(kind byte, generation, id ID) []byte {
+// deriveKey returns the key for one object: info is "strongroom/1" ‖ kind ‖
+// generation ‖ id.
+func deriveKey(k Secret, kind byte, generation, id ID) ([]byte, error) {
 	info := append([]byte("strongroom/1"), kind)
 	info = append(append(info, generation[:]...), id[:]...)
-	out, err := hkdf.Key(sha512.New384, k[:], nil, string(info), seal.KeyLen)
+	out, err := k.Derive(info, seal.KeyLen)
 	if err != nil {
-		panic("internal error: " + err.Error()) // only for lengths that are constant here
+		return nil, err
 	}
-	return out
+	if len(out) != seal.KeyLen {
+		return nil, fmt.Errorf("derived key has %d bytes", len(out))
+	}
+	return out, nil
 }
 
 // associated returns the associated data of one object, 63 bytes: "strongroom"
@@ -83,18 +80,5 @@ func associated(kind byte, tenant, generation, id ID) []byte {
 // sequenceID is the id under which the parts of a manifest are sealed.
 func sequenceID(sequence uint32) (id ID) {
 	binary.BigEndian.PutUint32(id[12:], sequence)
-	return id
-}
-
-// DatasetID returns the pseudonym of a dataset: it depends on the tenant's
-// catalogue key and the name, so a box that lost its state finds it again.
-func DatasetID(catalogue Key, tenant ID, name string) (id ID) {
-	info := append([]byte("strongroom/1"), kindDataset)
-	info = append(append(info, tenant[:]...), name...)
-	out, err := hkdf.Key(sha512.New384, catalogue[:], nil, string(info), len(id))
-	if err != nil {
-		panic("internal error: " + err.Error())
-	}
-	copy(id[:], out)
 	return id
 }

@@ -20,9 +20,6 @@ import (
 var (
 	// ErrIntegrity: bytes are not what a trusted box signed or sealed.
 	ErrIntegrity = errors.New("integrity failure")
-	// ErrUntrusted: a well-formed manifest is signed by a box key that is not
-	// among the trusted ones.
-	ErrUntrusted = fmt.Errorf("%w: signed by an unknown box key", ErrIntegrity)
 	// ErrWrongKey: a generation or catalogue key does not open what it should.
 	ErrWrongKey = errors.New("wrong key")
 )
@@ -238,12 +235,16 @@ func parsePacks(c *cursor, m *Manifest) error {
 	return nil
 }
 
-// A Signer holds the box's signing key.
+// A Signer holds the box's Ed25519 key and signs with it.
 type Signer interface {
-	Public() ed25519.PublicKey
-	// Sign returns the Ed25519 signature of message.
-	Sign(message []byte) ([]byte, error)
+	Public() [ed25519.PublicKeySize]byte
+	Sign(message []byte) []byte
 }
+
+// Trust says whether a signature is good: made by a box key that is believed
+// for that incarnation of the box. The keys come from the box's own key store
+// or from a kit, never from a store.
+type Trust func(box [ed25519.PublicKeySize]byte, incarnation uint32, message, signature []byte) error
 
 // signed is the object of a manifest with its sealed parts.
 type signed struct {
@@ -254,7 +255,7 @@ type signed struct {
 }
 
 // sealManifest seals the parts, completes m and returns the whole object.
-func sealManifest(m *Manifest, catalogue, generation Key, c *Catalogue, contents *Contents, s Signer) (*signed, error) {
+func sealManifest(m *Manifest, catalogue, generation Secret, c *Catalogue, contents *Contents, s Signer) (*signed, error) {
 	p1, err := sealPart(kindCatalogue, m, catalogue, c)
 	if err != nil {
 		return nil, err
@@ -268,21 +269,18 @@ func sealManifest(m *Manifest, catalogue, generation Key, c *Catalogue, contents
 	}
 	m.part1 = part{uint32(len(p1)), sha256.Sum256(p1)}
 	m.part2 = part{uint32(len(p2)), sha256.Sum256(p2)}
-	copy(m.Box[:], s.Public())
+	m.Box = s.Public()
 	clear := m.appendClear(nil)
 	raw := append([]byte(manifestMagic), binary.BigEndian.AppendUint32(nil, uint32(len(clear)))...)
 	raw = append(raw, clear...)
-	sig, err := s.Sign(append([]byte(signContext), raw...))
-	if err != nil {
-		return nil, fmt.Errorf("sign manifest: %w", err)
-	}
-	raw = append(append(append(raw, sig...), p1...), p2...)
+	raw = append(raw, s.Sign(append([]byte(signContext), raw...))...)
+	raw = append(append(raw, p1...), p2...)
 	return &signed{Manifest: m, raw: raw, hash: sha256.Sum256(raw), part1: p1, part2: p2}, nil
 }
 
 // parseManifest checks an object against the trusted box keys and returns it.
 // The signature is checked before anything is believed but the length.
-func parseManifest(raw []byte, trusted []ed25519.PublicKey) (*signed, error) {
+func parseManifest(raw []byte, trust Trust) (*signed, error) {
 	const head = len(manifestMagic) + 4
 	if len(raw) < head+ed25519.SignatureSize || string(raw[:8]) != manifestMagic {
 		return nil, fmt.Errorf("%w: not a manifest", ErrIntegrity)
@@ -298,15 +296,8 @@ func parseManifest(raw []byte, trusted []ed25519.PublicKey) (*signed, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: manifest: %v", ErrIntegrity, err)
 	}
-	if !ed25519.Verify(m.Box[:], message, sig) {
-		return nil, fmt.Errorf("%w: manifest signature", ErrIntegrity)
-	}
-	ok := false
-	for _, k := range trusted {
-		ok = ok || bytes.Equal(k, m.Box[:])
-	}
-	if !ok {
-		return nil, fmt.Errorf("%w %x", ErrUntrusted, m.Box[:8])
+	if err := trust(m.Box, m.Incarnation, message, sig); err != nil {
+		return nil, fmt.Errorf("%w: manifest signed by box key %x: %w", ErrIntegrity, m.Box[:8], err)
 	}
 	if int64(len(rest)) != int64(m.part1.Length)+int64(m.part2.Length) {
 		return nil, fmt.Errorf("%w: manifest parts have %d bytes", ErrIntegrity, len(rest))
@@ -319,19 +310,27 @@ func parseManifest(raw []byte, trusted []ed25519.PublicKey) (*signed, error) {
 }
 
 // sealPart seals v as JSON, padded with spaces to a Padmé length.
-func sealPart(kind byte, m *Manifest, k Key, v any) ([]byte, error) {
+func sealPart(kind byte, m *Manifest, k Secret, v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
 	b = append(b, bytes.Repeat([]byte{' '}, int(seal.PaddedLen(int64(len(b))))-len(b))...)
 	id := sequenceID(m.Sequence)
-	return seal.Seal(k.derive(kind, m.Generation, id), associated(kind, m.Tenant, m.Generation, id), b)
+	key, err := deriveKey(k, kind, m.Generation, id)
+	if err != nil {
+		return nil, err
+	}
+	return seal.Seal(key, associated(kind, m.Tenant, m.Generation, id), b)
 }
 
-func openPart(kind byte, m *Manifest, k Key, sealed []byte, v any) error {
+func openPart(kind byte, m *Manifest, k Secret, sealed []byte, v any) error {
 	id := sequenceID(m.Sequence)
-	b, err := seal.Open(k.derive(kind, m.Generation, id), associated(kind, m.Tenant, m.Generation, id), sealed)
+	key, err := deriveKey(k, kind, m.Generation, id)
+	if err != nil {
+		return err
+	}
+	b, err := seal.Open(key, associated(kind, m.Tenant, m.Generation, id), sealed)
 	if errors.Is(err, seal.ErrAuth) {
 		return fmt.Errorf("%w: %v", ErrWrongKey, err)
 	} else if err != nil {

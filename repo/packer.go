@@ -37,7 +37,7 @@ type block struct {
 // submit may be called concurrently; drain once, at the end.
 type packer struct {
 	tenant, generation ID
-	key                Key
+	key                Secret
 	prefix             string
 	set                *spread.Set
 	spool              store.Store
@@ -216,7 +216,11 @@ func (p *packer) seal(w *pack.Writer, number uint32, stripe *erasure.Stripe) (Pa
 	rand.Read(rec.Encode[:])
 	plain := w.Finish()
 	rec.MessageLen = seal.SealedLen(int64(len(plain)))
-	s, err := seal.NewSealer(p.key.derive(kindPack, p.generation, rec.ID), associated(kindPack, p.tenant, p.generation, rec.ID))
+	key, err := deriveKey(p.key, kindPack, p.generation, rec.ID)
+	if err != nil {
+		return rec, nil, err
+	}
+	s, err := seal.NewSealer(key, associated(kindPack, p.tenant, p.generation, rec.ID))
 	if err != nil {
 		return rec, nil, err
 	}

@@ -24,11 +24,11 @@ type Opened struct {
 
 // Open opens a snapshot of the listing with its generation key: ErrWrongKey if
 // it is not the one.
-func (l *Listing) Open(ctx context.Context, s *Snapshot, key Key) (*Opened, error) {
+func (l *Listing) Open(ctx context.Context, s *Snapshot, key Secret) (*Opened, error) {
 	return openSnapshot(ctx, l.inventory, s, key)
 }
 
-func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key Key) (*Opened, error) {
+func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key Secret) (*Opened, error) {
 	contents := &Contents{}
 	if err := openPart(kindContents, s.Manifest, key, s.part2, contents); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", s.ID(), err)

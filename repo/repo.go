@@ -5,7 +5,6 @@ package repo
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"sync"
 
 	"strongroom/repo/spread"
-	"strongroom/repo/store"
 )
 
 // Errors that callers branch on.
@@ -37,10 +35,9 @@ type Repo struct {
 	// Tenant is the tenant's pseudonym.
 	Tenant ID
 	// Catalogue opens and seals catalogue entries.
-	Catalogue Key
-	// Boxes are the box keys whose manifests are believed: from the box's own
-	// key store or a kit, never from a store.
-	Boxes []ed25519.PublicKey
+	Catalogue Secret
+	// Trust checks the signatures of manifests.
+	Trust Trust
 }
 
 // A Snapshot is a manifest that was found, verified, and its catalogue entry.
@@ -215,7 +212,7 @@ func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key stri
 
 // parse verifies a manifest found under key.
 func (r *Repo) parse(key string, raw []byte) (*Snapshot, error) {
-	m, err := parseManifest(raw, r.Boxes)
+	m, err := parseManifest(raw, r.Trust)
 	if err != nil {
 		return nil, err
 	}
@@ -249,5 +246,3 @@ func (l *Listing) markConflicts() {
 
 // Inventory returns the listing of all objects.
 func (l *Listing) Inventory() *spread.Inventory { return l.inventory }
-
-var _ store.Store = (*Spool)(nil)

@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/hkdf"
+	crand "crypto/rand"
+	"crypto/sha512"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -20,37 +24,57 @@ import (
 	"strongroom/repo/store/dir"
 )
 
+// testKey is a key in the open.
+type testKey [32]byte
+
+func (k testKey) Derive(info []byte, n int) ([]byte, error) {
+	return hkdf.Key(sha512.New384, k[:], nil, string(info), n)
+}
+
 // testKeys keeps generation keys in memory; its capsules are marked copies.
 type testKeys struct {
 	mu sync.Mutex
-	m  map[ID]Key
+	m  map[ID]testKey
 }
 
-func (k *testKeys) Generation(_, _, g ID) (Key, bool, error) {
+func (k *testKeys) Generation(_, _, g ID) (Secret, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	key, ok := k.m[g]
-	return key, ok, nil
+	if key, ok := k.m[g]; ok {
+		return key, nil
+	}
+	return nil, nil
 }
 
-func (k *testKeys) Keep(_, _, g ID, key Key) error {
+func (k *testKeys) New(_, _, g ID) (Secret, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	var key testKey
+	crand.Read(key[:])
 	k.m[g] = key
-	return nil
+	return key, nil
 }
 
-func (k *testKeys) Seal(_, _, g ID, key Key) ([]byte, error) {
+func (k *testKeys) Capsule(_, _, g ID) ([]byte, error) {
 	return append([]byte("capsule of "), g[:]...), nil
 }
 
 type testSigner struct{ key ed25519.PrivateKey }
 
-func (s testSigner) Public() ed25519.PublicKey     { return s.key.Public().(ed25519.PublicKey) }
-func (s testSigner) Sign(m []byte) ([]byte, error) { return ed25519.Sign(s.key, m), nil }
+func (s testSigner) Public() [32]byte     { return [32]byte(s.key.Public().(ed25519.PublicKey)) }
+func (s testSigner) Sign(m []byte) []byte { return ed25519.Sign(s.key, m) }
 func newTestSigner(seed byte) testSigner {
 	return testSigner{ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
 }
+
+// trust believes one box key.
+func (s testSigner) trust(box [32]byte, _ uint32, message, sig []byte) error {
+	if box != s.Public() || !ed25519.Verify(box[:], message, sig) {
+		return errors.New("not by the box")
+	}
+	return nil
+}
+
 func random(n int, seed byte) []byte {
 	b := make([]byte, n)
 	rand.NewChaCha8([32]byte{seed}).Read(b)
@@ -83,9 +107,9 @@ type world struct {
 
 func newWorld(t *testing.T, stores int) *world {
 	t.Helper()
-	w := &world{t: t, keys: &testKeys{m: map[ID]Key{}}, signer: newTestSigner(1), state: t.TempDir(), inc: 1, per: 26,
+	w := &world{t: t, keys: &testKeys{m: map[ID]testKey{}}, signer: newTestSigner(1), state: t.TempDir(), inc: 1, per: 26,
 		clock: time.Date(2026, 1, 4, 2, 0, 0, 0, time.UTC)}
-	w.r = &Repo{Tenant: ID{7}, Catalogue: Key{8}, Boxes: []ed25519.PublicKey{w.signer.Public()}}
+	w.r = &Repo{Tenant: ID{7}, Catalogue: testKey{8}, Trust: w.signer.trust}
 	for i := range stores {
 		d := t.TempDir()
 		s, err := dir.Open(dir.Config{Path: d})
@@ -151,8 +175,8 @@ func (w *world) restore(spec string) (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, ok, _ := w.keys.Generation(ID{}, ID{}, snap.Generation)
-	if !ok {
+	key, _ := w.keys.Generation(ID{}, ID{}, snap.Generation)
+	if key == nil {
 		return nil, fmt.Errorf("no key")
 	}
 	o, err := l.Open(ctx, snap, key)

@@ -19,19 +19,18 @@ import (
 	"strongroom/chunker"
 	"strongroom/erasure"
 	"strongroom/repo/pack"
-	"strongroom/repo/seal"
 	"strongroom/repo/spread"
 )
 
 // GenerationKeys keeps the keys of open generations on the box.
 type GenerationKeys interface {
-	// Generation returns the key of a generation; ok is false if the box does
-	// not have it (any more).
-	Generation(tenant, dataset, generation ID) (key Key, ok bool, err error)
-	// Keep makes a new generation's key durable before it is used.
-	Keep(tenant, dataset, generation ID, key Key) error
-	// Seal seals the key to the tenant's key, for the manifest.
-	Seal(tenant, dataset, generation ID, key Key) ([]byte, error)
+	// Generation returns the key of a generation, or nil if the box does not
+	// have it (any more).
+	Generation(tenant, dataset, generation ID) (Secret, error)
+	// New makes the key of a new generation; it is durable on return.
+	New(tenant, dataset, generation ID) (Secret, error)
+	// Capsule seals a generation's key to the tenant's key, for the manifest.
+	Capsule(tenant, dataset, generation ID) ([]byte, error)
 }
 
 // SaveConfig is what a Saver needs beside the repository.
@@ -70,7 +69,7 @@ type Saver struct {
 	generation ID
 	epoch      uint32
 	sequence   uint32
-	key        Key
+	key        Secret
 	chunkKey   []byte
 	geometry   erasure.Geometry
 	previous   *Contents // of head, if it can be read
@@ -143,8 +142,9 @@ func (c *recentChunks) add(id chunkID, e Extent) {
 // newGeneration starts a generation with a fresh key.
 func (s *Saver) newGeneration() error {
 	rand.Read(s.generation[:])
-	rand.Read(s.key[:])
-	return s.c.Keys.Keep(s.r.Tenant, s.c.Dataset, s.generation, s.key)
+	var err error
+	s.key, err = s.c.Keys.New(s.r.Tenant, s.c.Dataset, s.generation)
+	return err
 }
 
 // Add reads a stream to its end and stores what is new of it.
@@ -470,7 +470,7 @@ func (s *Saver) roots(lists ...List) []Root {
 }
 
 func (s *Saver) buildManifest(c Commit, contents *Contents) (*Manifest, error) {
-	capsule, err := s.c.Keys.Seal(s.r.Tenant, s.c.Dataset, s.generation, s.key)
+	capsule, err := s.c.Keys.Capsule(s.r.Tenant, s.c.Dataset, s.generation)
 	if err != nil {
 		return nil, fmt.Errorf("seal generation key: %w", err)
 	}
@@ -495,6 +495,3 @@ func (s *Saver) fillCounts(c *Catalogue) {
 		c.Coded += p.Stored()
 	}
 }
-
-// derived sets the keys that follow from the generation key.
-func (s *Saver) derived() { s.chunkKey = s.key.derive(kindChunkID, s.generation, ID{})[:seal.KeyLen] }
