@@ -1,0 +1,397 @@
+// Package config reads the configuration file: strict TOML, every mistake with
+// its line, column and the nearest known key.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// Config is the whole file.
+type Config struct {
+	// StateDir holds keys, indexes and the spool; default /var/lib/strongroom.
+	StateDir string   `toml:"state_dir"`
+	Recovery Recovery `toml:"recovery"`
+	Stores   []Store  `toml:"store"`
+	Tenants  []Tenant `toml:"tenant"`
+
+	// Path is where the file was read from.
+	Path string `toml:"-"`
+}
+
+// Recovery says how the recovery keys are shared out.
+type Recovery struct {
+	Standard Shares `toml:"standard"` // default 3 of 5
+	Top      Shares `toml:"top"`      // default 4 of 7, for top-secret tenants
+}
+
+// Shares is k of n.
+type Shares struct {
+	Shares    int `toml:"shares"`
+	Threshold int `toml:"threshold"`
+}
+
+// Store is one place for objects. Their order is that of the shards: the
+// first ones get the data shards, so list the fastest first.
+type Store struct {
+	Name string `toml:"name"`
+	Kind string `toml:"kind"` // "dir" or "s3"
+
+	// dir: an existing directory.
+	Path string `toml:"path"`
+
+	// s3: Endpoint is https://host[:port]; http is for tests.
+	Endpoint      string `toml:"endpoint"`
+	Bucket        string `toml:"bucket"`
+	Prefix        string `toml:"prefix"`
+	Region        string `toml:"region"`
+	AccessKeyFile string `toml:"access_key_file"`
+	SecretKeyFile string `toml:"secret_key_file"`
+	// Style is "path", "virtual" or "" to choose by the endpoint.
+	Style string `toml:"style"`
+	// CAFile is a PEM file of certificate authorities to trust instead of the
+	// system's.
+	CAFile string `toml:"ca_file"`
+	// Read-only credentials for the kits; they are sealed to the recovery key.
+	RecoveryAccessKeyFile string `toml:"recovery_access_key_file"`
+	RecoverySecretKeyFile string `toml:"recovery_secret_key_file"`
+}
+
+// Tenant is one client project.
+type Tenant struct {
+	Name     string    `toml:"name"`
+	Level    string    `toml:"level"` // "top-secret", "secret" or "confidential"
+	Datasets []Dataset `toml:"dataset"`
+}
+
+// Dataset is one thing to protect.
+type Dataset struct {
+	Name   string `toml:"name"`
+	Source string `toml:"source"` // "postgres", "sqlite", "command" or "files"
+
+	URL          string   `toml:"url"`           // postgres
+	PasswordFile string   `toml:"password_file"` // postgres: instead of one in the URL, which is refused
+	Jobs         int      `toml:"jobs"`          // postgres: tables at once
+	LockTimeout  Duration `toml:"lock_timeout"`  // postgres
+	Path         string   `toml:"path"`          // sqlite, files
+	Exclude      []string `toml:"exclude"`       // files
+	Command      []string `toml:"command"`       // command: program and arguments, no shell
+	Timeout      Duration `toml:"timeout"`       // command
+}
+
+// Duration is a TOML string such as "30s" or "2h".
+type Duration time.Duration
+
+// UnmarshalText reads a duration.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(string(b))
+	if err != nil || v < 0 {
+		return fmt.Errorf("%q is not a duration such as \"30s\"", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// An Error is a mistake in the file.
+type Error struct {
+	Path         string
+	Line, Column int // 0: of the whole file
+	Text         string
+	Hint         string
+}
+
+func (e *Error) Error() string {
+	s := e.Path
+	if e.Line > 0 {
+		s += fmt.Sprintf(":%d:%d", e.Line, e.Column)
+	}
+	s += ": " + e.Text
+	if e.Hint != "" {
+		s += "; " + e.Hint
+	}
+	return s
+}
+
+// maxFile bounds the file in bytes.
+const maxFile = 1 << 20
+
+// Load reads and checks a file.
+func Load(path string) (*Config, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return nil, &Error{Path: path, Text: fmt.Sprintf("%d bytes are too many for a configuration", info.Size())}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	return Parse(path, b)
+}
+
+// Parse reads and checks the text of a file. path is for messages.
+func Parse(path string, text []byte) (*Config, error) {
+	c := &Config{StateDir: "/var/lib/strongroom", Path: path,
+		Recovery: Recovery{Standard: Shares{5, 3}, Top: Shares{7, 4}}}
+	dec := toml.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(c); err != nil {
+		return nil, explain(path, err)
+	}
+	if err := c.check(); err != nil {
+		return nil, &Error{Path: path, Text: err.Error()}
+	}
+	return c, nil
+}
+
+// explain turns the decoder's errors into ours.
+func explain(path string, err error) error {
+	var strict *toml.StrictMissingError
+	if errors.As(err, &strict) && len(strict.Errors) > 0 {
+		e := strict.Errors[0]
+		line, col := e.Position()
+		key := e.Key()
+		out := &Error{Path: path, Line: line, Column: col, Text: fmt.Sprintf("unknown key %q", strings.Join(key, "."))}
+		if near := nearest(key); near != "" {
+			out.Hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return out
+	}
+	var dec *toml.DecodeError
+	if errors.As(err, &dec) {
+		line, col := dec.Position()
+		text := strings.TrimPrefix(dec.Error(), "toml: ")
+		if key := dec.Key(); len(key) > 0 {
+			text = fmt.Sprintf("%s: %s", strings.Join(key, "."), text)
+		}
+		return &Error{Path: path, Line: line, Column: col, Text: text}
+	}
+	return &Error{Path: path, Text: err.Error()}
+}
+
+// known lists the keys of each table, by the path without array positions.
+var known = map[string][]string{
+	"":                  {"state_dir", "recovery", "store", "tenant"},
+	"recovery":          {"standard", "top"},
+	"recovery.standard": {"shares", "threshold"},
+	"recovery.top":      {"shares", "threshold"},
+	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
+		"ca_file", "recovery_access_key_file", "recovery_secret_key_file"},
+	"tenant":         {"name", "level", "dataset"},
+	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout"},
+}
+
+// nearest returns the known key of the same table with the smallest edit
+// distance, if it is small.
+func nearest(key []string) string {
+	if len(key) == 0 {
+		return ""
+	}
+	last := key[len(key)-1]
+	best, dist := "", 1+max(1, len(last)/3)
+	for _, k := range known[strings.Join(key[:len(key)-1], ".")] {
+		if d := distance(last, k); d < dist {
+			best, dist = k, d
+		}
+	}
+	return best
+}
+
+// distance is Levenshtein's.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+// name is what tenants, datasets and stores may be called: it stands in paths
+// of the command line and in messages.
+var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
+
+func (c *Config) check() error {
+	if !filepath.IsAbs(c.StateDir) {
+		return fmt.Errorf("state_dir %q is not an absolute path", c.StateDir)
+	}
+	for what, s := range map[string]Shares{"standard": c.Recovery.Standard, "top": c.Recovery.Top} {
+		if s.Threshold < 2 || s.Threshold > s.Shares || s.Shares > 16 {
+			return fmt.Errorf("recovery.%s: threshold %d of %d shares: threshold must be 2 or more and at most shares, shares at most 16", what, s.Threshold, s.Shares)
+		}
+	}
+	seen := map[string]bool{}
+	for i, s := range c.Stores {
+		if err := s.check(); err != nil {
+			return fmt.Errorf("store %d (%q): %w", i+1, s.Name, err)
+		}
+		if seen[s.Name] {
+			return fmt.Errorf("two stores are named %q", s.Name)
+		}
+		seen[s.Name] = true
+	}
+	tenants := map[string]bool{}
+	for i, t := range c.Tenants {
+		if err := t.check(); err != nil {
+			return fmt.Errorf("tenant %d (%q): %w", i+1, t.Name, err)
+		}
+		if tenants[t.Name] {
+			return fmt.Errorf("two tenants are named %q", t.Name)
+		}
+		tenants[t.Name] = true
+	}
+	return nil
+}
+
+func (s Store) check() error {
+	if !name.MatchString(s.Name) {
+		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	}
+	switch s.Kind {
+	case "dir":
+		if !filepath.IsAbs(s.Path) {
+			return fmt.Errorf("path %q is not an absolute path", s.Path)
+		}
+		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile != "" {
+			return errors.New("a dir store has a path and nothing else")
+		}
+	case "s3":
+		return s.checkS3()
+	default:
+		return fmt.Errorf("kind %q is not \"dir\" or \"s3\"", s.Kind)
+	}
+	return nil
+}
+
+func (s Store) checkS3() error {
+	u, err := url.Parse(s.Endpoint)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+		return fmt.Errorf("endpoint %q is not https://host or https://host:port", s.Endpoint)
+	}
+	switch {
+	case s.Bucket == "":
+		return errors.New("bucket is missing")
+	case s.AccessKeyFile == "" || s.SecretKeyFile == "":
+		return errors.New("access_key_file and secret_key_file are needed")
+	case s.Path != "":
+		return errors.New("an s3 store has no path")
+	case !slices.Contains([]string{"", "path", "virtual"}, s.Style):
+		return fmt.Errorf("style %q is not \"path\" or \"virtual\"", s.Style)
+	case (s.RecoveryAccessKeyFile == "") != (s.RecoverySecretKeyFile == ""):
+		return errors.New("recovery_access_key_file and recovery_secret_key_file go together")
+	}
+	return nil
+}
+
+func (t Tenant) check() error {
+	if !name.MatchString(t.Name) {
+		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	}
+	if !slices.Contains([]string{"top-secret", "secret", "confidential"}, t.Level) {
+		return fmt.Errorf("level %q is not \"top-secret\", \"secret\" or \"confidential\"", t.Level)
+	}
+	seen := map[string]bool{}
+	for i, d := range t.Datasets {
+		if err := d.check(); err != nil {
+			return fmt.Errorf("dataset %d (%q): %w", i+1, d.Name, err)
+		}
+		if seen[d.Name] {
+			return fmt.Errorf("two datasets are named %q", d.Name)
+		}
+		seen[d.Name] = true
+	}
+	return nil
+}
+
+func (d Dataset) check() error {
+	if !name.MatchString(d.Name) {
+		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	}
+	if err := d.onlyFitting(); err != nil {
+		return err
+	}
+	switch d.Source {
+	case "postgres":
+		u, err := url.Parse(d.URL)
+		if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+			return errors.New("url is not postgres://…") // never quote it: it may hold a password
+		}
+		if _, has := u.User.Password(); has || u.Query().Has("password") {
+			return errors.New("url holds a password: use password_file, a passfile or a service file")
+		}
+		if d.Jobs < 0 || d.Jobs > 64 {
+			return fmt.Errorf("jobs %d is not 1 to 64", d.Jobs)
+		}
+	case "sqlite", "files":
+		if !filepath.IsAbs(d.Path) {
+			return fmt.Errorf("path %q is not an absolute path", d.Path)
+		}
+	case "command":
+		if len(d.Command) == 0 || !filepath.IsAbs(d.Command[0]) {
+			return errors.New("command must be a list that begins with the absolute path of a program")
+		}
+	default:
+		return fmt.Errorf("source %q is not \"postgres\", \"sqlite\", \"command\" or \"files\"", d.Source)
+	}
+	return nil
+}
+
+// onlyFitting refuses keys that mean nothing for the source: a person who set
+// one expects it to do something.
+func (d Dataset) onlyFitting() error {
+	fits := map[string][]string{
+		"url": {"postgres"}, "password_file": {"postgres"}, "jobs": {"postgres"}, "lock_timeout": {"postgres"},
+		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
+	}
+	set := map[string]bool{
+		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != 0,
+		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != 0,
+	}
+	for _, key := range known["tenant.dataset"] {
+		if set[key] && !slices.Contains(fits[key], d.Source) {
+			return fmt.Errorf("%s does not fit source %q", key, d.Source)
+		}
+	}
+	return nil
+}
+
+// Tenant returns the tenant of that name.
+func (c *Config) Tenant(name string) (Tenant, bool) {
+	i := slices.IndexFunc(c.Tenants, func(t Tenant) bool { return t.Name == name })
+	if i < 0 {
+		return Tenant{}, false
+	}
+	return c.Tenants[i], true
+}
+
+// Dataset returns the dataset of that name.
+func (t Tenant) Dataset(name string) (Dataset, bool) {
+	i := slices.IndexFunc(t.Datasets, func(d Dataset) bool { return d.Name == name })
+	if i < 0 {
+		return Dataset{}, false
+	}
+	return t.Datasets[i], true
+}
