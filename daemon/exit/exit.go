@@ -1,0 +1,102 @@
+// Package exit is the one table of exit codes.
+package exit
+
+import (
+	"context"
+	"errors"
+
+	"strongroom/custody/keys"
+	"strongroom/custody/keys/box"
+	"strongroom/custody/keys/share"
+	"strongroom/repo"
+	"strongroom/repo/pack"
+	"strongroom/repo/seal"
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+)
+
+// Code is what a program of ours exits with. 2 is never used: a Go program
+// that panics exits with it.
+type Code int
+
+const (
+	OK           Code = 0
+	Failed       Code = 1
+	Partial      Code = 3   // done, but something selected is missing or a store lacks it
+	NoRepository Code = 10  // nothing is initialised, or no snapshot is there
+	Locked       Code = 11  // another process or box is writing
+	WrongKey     Code = 12  // a key, kit or share does not open it
+	Refused      Code = 20  // nothing was written
+	Incomplete   Code = 21  // waiting or resumable
+	Inconclusive Code = 22  // or quarantined
+	Validation   Code = 23  // awaiting a person's validation
+	Usage        Code = 64  // wrong command line or configuration
+	Integrity    Code = 65  // bytes are not what was signed or sealed
+	TryLater     Code = 75  // a store or server does not answer now
+	Interrupted  Code = 130 // by a signal
+)
+
+type coded struct {
+	code Code
+	err  error
+}
+
+func (c *coded) Error() string { return c.err.Error() }
+func (c *coded) Unwrap() error { return c.err }
+
+// With gives err a code of its own.
+func With(code Code, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &coded{code, err}
+}
+
+// table maps errors to codes; the first that fits counts, so the more telling
+// ones stand first.
+var table = []struct {
+	err  error
+	code Code
+}{
+	{context.Canceled, Interrupted},
+	{repo.ErrLocked, Locked},
+	{repo.ErrConflict, Locked},
+	{repo.ErrWrongKey, WrongKey},
+	{share.ErrTooFew, WrongKey},
+	{share.ErrDuplicate, WrongKey},
+	{share.ErrOtherSet, WrongKey},
+	{share.ErrInconsistent, WrongKey},
+	{repo.ErrIncomplete, Incomplete},
+	{repo.ErrIntegrity, Integrity},
+	{pack.ErrCorrupt, Integrity},
+	{seal.ErrAuth, Integrity},
+	{store.ErrTampered, Integrity},
+	{repo.ErrNoSnapshot, NoRepository},
+	{box.ErrNoCredential, NoRepository},
+	{keys.ErrOtherKit, WrongKey},
+	{store.ErrReadOnly, Refused},
+	{store.ErrFull, Refused},
+	{store.ErrDenied, Refused},
+	{store.ErrUnavailable, TryLater},
+}
+
+// Of returns the code for an error.
+func Of(err error) Code {
+	if err == nil {
+		return OK
+	}
+	var c *coded
+	if errors.As(err, &c) {
+		return c.code
+	}
+	for _, row := range table {
+		if errors.Is(err, row.err) {
+			return row.code
+		}
+	}
+	var few *spread.TooFewError
+	if errors.As(err, &few) {
+		return TryLater
+	}
+	return Failed
+}

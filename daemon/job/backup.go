@@ -1,0 +1,255 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"strongroom/custody/keys/box"
+	"strongroom/daemon/config"
+	"strongroom/repo"
+	"strongroom/source"
+)
+
+// BackupOptions are the choices of one backup.
+type BackupOptions struct {
+	Label string
+	Keep  time.Duration // 0: no promise
+	Tool  string        // version of this program
+	// Progress is told the bytes read so far and the estimated total (0:
+	// unknown), from several goroutines.
+	Progress func(done, total int64)
+}
+
+// BackupResult is what a backup did.
+type BackupResult struct {
+	Tenant      string         `json:"tenant"`
+	Dataset     string         `json:"dataset"`
+	Snapshot    string         `json:"snapshot"`
+	Generation  string         `json:"generation"`
+	Epoch       uint32         `json:"epoch"`
+	Sequence    uint32         `json:"sequence"`
+	State       string         `json:"state"`
+	Catalogue   repo.Catalogue `json:"catalogue"`
+	Stores      int            `json:"stores"`
+	Of          int            `json:"of"`
+	Failures    []string       `json:"failures,omitempty"`
+	Recoverable bool           `json:"recoverable"`
+	Missing     []string       `json:"missing,omitempty"` // until the tenant is recoverable
+}
+
+// Complete reports whether nothing is left to worry about.
+func (r *BackupResult) Complete() bool {
+	return r.Stores == r.Of && !r.Catalogue.Partial
+}
+
+// Backup takes one snapshot of a dataset.
+func (s *Site) Backup(ctx context.Context, tenant, dataset string, o BackupOptions) (*BackupResult, error) {
+	c, t, err := s.Tenant(tenant)
+	if err != nil {
+		return nil, err
+	}
+	d, ok := c.Dataset(dataset)
+	if !ok {
+		return nil, fmt.Errorf("%w: tenant %q has no dataset %q in the configuration", ErrRefused, tenant, dataset)
+	}
+	saver, err := s.begin(ctx, t, d)
+	if err != nil {
+		return nil, err
+	}
+	src, err := s.source(t, d)
+	if err != nil {
+		saver.Abort(err)
+		return nil, err
+	}
+	started := time.Now()
+	snap, err := src.Open(ctx)
+	if err != nil {
+		saver.Abort(err)
+		return nil, err
+	}
+	defer snap.Close()
+	report, err := s.stream(ctx, saver, snap, o.Progress)
+	if err != nil {
+		saver.Abort(err)
+		return nil, err
+	}
+	commit, err := describe(saver, snap, report)
+	if err != nil {
+		saver.Abort(err)
+		return nil, err
+	}
+	desc := snap.Description()
+	commit.Catalogue.Tenant, commit.Catalogue.Dataset, commit.Catalogue.Level = t.Name, d.Name, string(t.Level)
+	commit.Catalogue.Source, commit.Catalogue.Engine, commit.Catalogue.Version = d.Source, desc.Engine, desc.Version
+	commit.Catalogue.Label, commit.Catalogue.Tool = o.Label, o.Tool
+	commit.Catalogue.Started, commit.Catalogue.Point = started.UTC(), snap.Time().UTC()
+	if o.Keep > 0 {
+		commit.Catalogue.Keep = o.Keep.String()
+		commit.KeepUntil = started.Add(o.Keep)
+	}
+	saved, err := saver.Commit(ctx, commit)
+	if err != nil {
+		return nil, err
+	}
+	return result(t, d, saved), nil
+}
+
+func result(t box.Tenant, d config.Dataset, saved *repo.Saved) *BackupResult {
+	rec := t.Recoverable()
+	r := &BackupResult{Tenant: t.Name, Dataset: d.Name, Snapshot: saved.ID, Generation: saved.Generation.String(), Epoch: saved.Epoch,
+		Sequence: saved.Sequence, State: saved.State(), Catalogue: saved.Catalogue, Stores: saved.Stores, Of: saved.Of,
+		Recoverable: rec.Ready, Missing: rec.Missing}
+	for _, err := range saved.Failures {
+		r.Failures = append(r.Failures, err.Error())
+	}
+	return r
+}
+
+// datasetDir is where a dataset's index, journal and spool are.
+func (s *Site) datasetDir(t box.Tenant, id repo.ID) string {
+	return filepath.Join(s.Config.StateDir, "datasets", repo.ID(t.ID).String(), id.String())
+}
+
+// begin opens a dataset for a snapshot.
+func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo.Saver, error) {
+	members, err := s.Stores(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.Repo(t, members)
+	if err != nil {
+		return nil, err
+	}
+	id, err := s.Box.Dataset(t.Name, d.Name)
+	if err != nil {
+		return nil, err
+	}
+	o, err := s.Box.Organisation()
+	if err != nil {
+		return nil, err
+	}
+	dir := s.datasetDir(t, repo.ID(id))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"))
+	if err != nil {
+		return nil, err
+	}
+	return r.Begin(ctx, repo.SaveConfig{Dataset: repo.ID(id), Dir: dir, Spool: spool, Keys: boxKeys{s.Box, t}, Signer: signer{s.Box.Signer()},
+		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)),
+		Now: time.Now, Log: s.Log})
+}
+
+// stream feeds every stream of a snapshot to the saver.
+func (s *Site) stream(ctx context.Context, saver *repo.Saver, snap source.Snapshot, progress func(done, total int64)) (source.Report, error) {
+	streams := snap.Streams()
+	var total int64
+	for _, st := range streams {
+		total += st.SizeHint
+	}
+	var done atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(max(1, snap.Parallel()))
+	for i, st := range streams {
+		g.Go(func() error {
+			if err := gctx.Err(); err != nil {
+				return err
+			}
+			rc, err := st.Open(gctx)
+			if err != nil {
+				return fmt.Errorf("stream %q: %w", st.Name, err)
+			}
+			r := &counted{r: rc, n: &done, total: total, progress: progress}
+			_, err = saver.Add(gctx, repo.StreamSpec{Order: i, Name: st.Name, Kind: string(st.Kind), PageSize: st.PageSize}, r)
+			return errors.Join(err, rc.Close())
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return source.Report{}, err
+	}
+	return snap.Finish(ctx)
+}
+
+// counted counts what is read.
+type counted struct {
+	r        io.Reader
+	n        *atomic.Int64
+	total    int64
+	progress func(done, total int64)
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if n > 0 && c.progress != nil {
+		c.progress(c.n.Add(int64(n)), c.total)
+	}
+	return n, err
+}
+
+// maxWarnings bounds the warnings that a catalogue entry keeps.
+const maxWarnings = 100
+
+// describe turns a source's report into what the manifest records.
+func describe(saver *repo.Saver, snap source.Snapshot, report source.Report) (repo.Commit, error) {
+	desc, err := json.Marshal(snap.Description())
+	if err != nil {
+		return repo.Commit{}, err
+	}
+	c := repo.Commit{Description: desc, Detail: report.Detail, Facts: map[string]json.RawMessage{}}
+	if len(report.Detail) > 1<<20 {
+		return c, fmt.Errorf("the source's own record has %d bytes, more than 1 MiB", len(report.Detail))
+	}
+	for name, f := range report.Streams {
+		b, err := json.Marshal(f)
+		if err != nil {
+			return c, err
+		}
+		c.Facts[name] = b
+		c.Catalogue.Rows += f.Rows
+	}
+	c.Catalogue.Partial = report.Partial
+	c.Catalogue.Warnings = report.Warnings
+	if n := len(report.Warnings); n > maxWarnings {
+		c.Catalogue.Warnings = append(report.Warnings[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more", n-maxWarnings))
+	}
+	c.Catalogue.Anomalies = anomalies(saver.Previous(), report)
+	return c, nil
+}
+
+// anomalies compares with the snapshot before: a table that lost all its rows
+// is what a TRUNCATE by mistake, a broken import or a source that sees too
+// little look like.
+func anomalies(previous *repo.Contents, report source.Report) []string {
+	if previous == nil {
+		return nil
+	}
+	var out []string
+	for _, st := range previous.Streams {
+		var before source.Facts
+		if st.Facts == nil || json.Unmarshal(st.Facts, &before) != nil || before.Rows == 0 {
+			continue
+		}
+		name := before.Object
+		if name == "" {
+			name = st.Name
+		}
+		now, ok := report.Streams[st.Name]
+		switch {
+		case !ok:
+			out = append(out, fmt.Sprintf("%s had %d rows and is gone", name, before.Rows))
+		case now.Rows == 0:
+			out = append(out, fmt.Sprintf("%s had %d rows and now has none", name, before.Rows))
+		}
+	}
+	return out
+}

@@ -1,0 +1,234 @@
+// Package job does the box's work, a file for each verb: initialise, back up,
+// list, restore, check.
+package job
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"strongroom/custody/keys"
+	"strongroom/custody/keys/box"
+	"strongroom/daemon/config"
+	"strongroom/erasure"
+	"strongroom/repo"
+	"strongroom/repo/spread"
+	"strongroom/repo/store"
+	"strongroom/repo/store/spec"
+)
+
+// Errors that decide exit codes.
+var (
+	// ErrRefused: nothing was written.
+	ErrRefused = errors.New("refused")
+	// ErrNotInitialised: init has not been run, or not for this part.
+	ErrNotInitialised = errors.New("not initialised")
+)
+
+// A Site is a configured box at work: its key store and its stores.
+type Site struct {
+	Config *config.Config
+	Box    *box.Box
+	// Log gets lines for people.
+	Log func(format string, args ...any)
+}
+
+// paths of the state directory.
+func credentialPath(c *config.Config) string { return filepath.Join(c.StateDir, "credential") }
+func keysPath(c *config.Config) string       { return filepath.Join(c.StateDir, "keys") }
+
+// OpenSite opens the box's key store. It checks the processor first: shards
+// and capsules that a faulty one makes would be noticed too late.
+func OpenSite(c *config.Config, log func(string, ...any)) (*Site, error) {
+	if err := SelfTest(); err != nil {
+		return nil, err
+	}
+	cred, err := box.LoadCredential(credentialPath(c), os.Getenv("CREDENTIALS_DIRECTORY"))
+	if errors.Is(err, box.ErrNoCredential) {
+		return nil, fmt.Errorf("%w: %w; run: strongroom init", ErrNotInitialised, err)
+	} else if err != nil {
+		return nil, err
+	}
+	b, err := box.Open(keysPath(c), cred)
+	if err != nil {
+		return nil, fmt.Errorf("%w; if this box is new, run: strongroom init", err)
+	}
+	return &Site{Config: c, Box: b, Log: log}, nil
+}
+
+// SelfTest compares the code and the key encapsulation with known answers.
+func SelfTest() error { return errors.Join(erasure.SelfTest(), keys.SelfTest()) }
+
+// Close releases the key store.
+func (s *Site) Close() error { return s.Box.Close() }
+
+// SpecOf turns a configured store into its specification.
+func SpecOf(s config.Store) spec.Spec {
+	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region,
+		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile}
+}
+
+// markerKey is an object that says whose store it is: the empty mount point of
+// an absent disk has none, and neither has somebody else's bucket.
+const markerKey = "strongroom"
+
+// marker is the content for a box: it names the box key of its first
+// incarnation.
+func (s *Site) marker() ([]byte, error) {
+	o, err := s.Box.Organisation()
+	if err != nil {
+		return nil, err
+	}
+	id := sha256.Sum256(append([]byte("strongroom organisation 1\n"), o.Boxes[0].Public[:]...))
+	return fmt.Appendf(nil, "strongroom store 1\n%x\n", id[:16]), nil
+}
+
+// Stores opens the configured stores. One that is away is a member that fails;
+// one that belongs to somebody else, or was never initialised, is refused.
+func (s *Site) Stores(ctx context.Context) ([]spread.Member, error) {
+	if len(s.Config.Stores) == 0 {
+		return nil, fmt.Errorf("%w: the configuration has no [[store]]", ErrRefused)
+	}
+	want, err := s.marker()
+	if err != nil {
+		return nil, err
+	}
+	var members []spread.Member
+	for _, c := range s.Config.Stores {
+		st, err := SpecOf(c).Open(nil)
+		if err == nil {
+			err = checkMarker(ctx, st, want)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, ErrRefused), errors.Is(err, ErrNotInitialised):
+			return nil, fmt.Errorf("store %q: %w", c.Name, err)
+		default:
+			s.Log("store %q is away: %v", c.Name, err)
+			st = absent{err}
+		}
+		members = append(members, spread.Member{Name: c.Name, Store: st})
+	}
+	return members, ctx.Err()
+}
+
+// checkMarker compares a store's marker.
+func checkMarker(ctx context.Context, st store.Store, want []byte) error {
+	got, err := readSmall(ctx, st, markerKey)
+	if errors.Is(err, store.ErrNotExist) {
+		return fmt.Errorf("%w: it has no marker; is the disk mounted? A new store is added by: strongroom init", ErrNotInitialised)
+	} else if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return fmt.Errorf("%w: it belongs to another strongroom installation", ErrRefused)
+	}
+	return nil
+}
+
+func readSmall(ctx context.Context, st store.Store, key string) ([]byte, error) {
+	info, err := st.Stat(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size > 1<<20 {
+		return nil, fmt.Errorf("object %s has %d bytes", key, info.Size)
+	}
+	rc, err := st.Get(ctx, key, 0, info.Size)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(rc)
+	return b, errors.Join(err, rc.Close())
+}
+
+// absent is a store that could not be opened.
+type absent struct{ err error }
+
+func (a absent) fail() error { return fmt.Errorf("%w: %w", store.ErrUnavailable, a.err) }
+
+func (a absent) Put(context.Context, string, []byte, [32]byte) error { return a.fail() }
+func (a absent) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {
+	return nil, a.fail()
+}
+func (a absent) Stat(context.Context, string) (store.Info, error) { return store.Info{}, a.fail() }
+func (a absent) List(context.Context, string) iter.Seq2[store.Info, error] {
+	return func(yield func(store.Info, error) bool) { yield(store.Info{}, a.fail()) }
+}
+
+// Tenant finds a tenant in the configuration and the key store.
+func (s *Site) Tenant(name string) (config.Tenant, box.Tenant, error) {
+	c, ok := s.Config.Tenant(name)
+	if !ok {
+		return c, box.Tenant{}, fmt.Errorf("%w: the configuration has no tenant %q", ErrRefused, name)
+	}
+	t, err := s.Box.Tenant(name)
+	if errors.Is(err, box.ErrNoTenant) {
+		return c, t, fmt.Errorf("%w: tenant %q has no keys yet; run: strongroom init", ErrNotInitialised, name)
+	} else if err != nil {
+		return c, t, err
+	}
+	if string(t.Level) != c.Level {
+		return c, t, fmt.Errorf("%w: tenant %q has level %s; the configuration says %s, and a level does not change by editing a file", ErrRefused, name, t.Level, c.Level)
+	}
+	return c, t, nil
+}
+
+// Repo returns a tenant's repository on the given stores.
+func (s *Site) Repo(t box.Tenant, members []spread.Member) (*repo.Repo, error) {
+	catalogue, err := s.Box.Catalogue(t.ID)
+	if err != nil {
+		return nil, fmt.Errorf("catalogue key of tenant %q: %w", t.Name, err)
+	}
+	o, err := s.Box.Organisation()
+	if err != nil {
+		return nil, err
+	}
+	return &repo.Repo{Members: members, Tenant: repo.ID(t.ID), Catalogue: catalogue, Trust: Trust(o.Boxes)}, nil
+}
+
+// Trust believes the box keys of a key store or a kit.
+func Trust(boxes keys.BoxKeys) repo.Trust {
+	return func(key [32]byte, incarnation uint32, message, sig []byte) error {
+		return boxes.Verify(keys.VerifyKey(key), incarnation, message, sig)
+	}
+}
+
+// boxKeys is the key store as the repository needs it, for one tenant.
+type boxKeys struct {
+	box    *box.Box
+	tenant box.Tenant
+}
+
+func (k boxKeys) Generation(t, d, g repo.ID) (repo.Secret, error) {
+	key, err := k.box.Generation(keys.TenantID(t), keys.DatasetID(d), keys.GenerationID(g))
+	if errors.Is(err, box.ErrNoKey) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	return key, nil
+}
+
+func (k boxKeys) New(t, d, g repo.ID) (repo.Secret, error) {
+	return k.box.NewGeneration(keys.TenantID(t), keys.DatasetID(d), keys.GenerationID(g))
+}
+
+func (k boxKeys) Capsule(t, d, g repo.ID) ([]byte, error) {
+	key, err := k.box.Generation(keys.TenantID(t), keys.DatasetID(d), keys.GenerationID(g))
+	if err != nil {
+		return nil, err
+	}
+	return keys.SealGeneration(k.tenant.Key.Public, keys.TenantID(t), keys.DatasetID(d), keys.GenerationID(g), key)
+}
+
+// signer adapts the box's signing key.
+type signer struct{ *keys.Signer }
+
+func (s signer) Public() [32]byte { return [32]byte(s.Signer.Public()) }

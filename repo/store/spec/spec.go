@@ -1,0 +1,161 @@
+// Package spec opens stores from their textual specification, as kits and the
+// command line carry it.
+//
+//	/path or dir:/path
+//	s3:https://host[:port]/bucket[/prefix]?region=R&style=path|virtual&ca_file=F&access_key_file=F&secret_key_file=F
+//
+// A specification holds no secret, only the names of files that do.
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"strongroom/repo/store"
+	"strongroom/repo/store/dir"
+	"strongroom/repo/store/s3"
+)
+
+// Spec says where a store is.
+type Spec struct {
+	Kind string // "dir" or "s3"
+	Path string // dir
+
+	Endpoint, Bucket, Prefix, Region, Style, CAFile string // s3
+	AccessKeyFile, SecretKeyFile                    string
+}
+
+// Access is a pair of S3 credentials that did not come from files.
+type Access struct {
+	ID     string
+	Secret s3.Secret
+}
+
+// Parse reads a specification.
+func Parse(text string) (Spec, error) {
+	if path, ok := strings.CutPrefix(text, "dir:"); ok || strings.HasPrefix(text, "/") {
+		if !ok {
+			path = text
+		}
+		if !filepath.IsAbs(path) {
+			return Spec{}, fmt.Errorf("store %q: not an absolute path", text)
+		}
+		return Spec{Kind: "dir", Path: filepath.Clean(path)}, nil
+	}
+	rest, ok := strings.CutPrefix(text, "s3:")
+	if !ok {
+		return Spec{}, fmt.Errorf("store %q: want /path, dir:/path or s3:https://host/bucket", text)
+	}
+	return parseS3(rest)
+}
+
+func parseS3(text string) (Spec, error) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.Fragment != "" {
+		return Spec{}, errors.New("store: want s3:https://host/bucket, without credentials in it")
+	}
+	bucket, prefix, _ := strings.Cut(strings.TrimPrefix(u.Path, "/"), "/")
+	s := Spec{Kind: "s3", Endpoint: u.Scheme + "://" + u.Host, Bucket: bucket, Prefix: prefix}
+	if s.Prefix != "" && !strings.HasSuffix(s.Prefix, "/") {
+		s.Prefix += "/"
+	}
+	q, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return Spec{}, fmt.Errorf("store %q: bad options", s.Endpoint)
+	}
+	fields := map[string]*string{"region": &s.Region, "style": &s.Style, "ca_file": &s.CAFile,
+		"access_key_file": &s.AccessKeyFile, "secret_key_file": &s.SecretKeyFile}
+	for k, v := range q {
+		f := fields[k]
+		if f == nil || len(v) != 1 {
+			return Spec{}, fmt.Errorf("store %q: unknown or repeated option %q", s.Endpoint, k)
+		}
+		*f = v[0]
+	}
+	if s.Bucket == "" {
+		return Spec{}, fmt.Errorf("store %q: no bucket", s.Endpoint)
+	}
+	return s, nil
+}
+
+// String is the specification that Parse reads.
+func (s Spec) String() string {
+	if s.Kind == "dir" {
+		return "dir:" + s.Path
+	}
+	q := url.Values{}
+	for k, v := range map[string]string{"region": s.Region, "style": s.Style, "ca_file": s.CAFile,
+		"access_key_file": s.AccessKeyFile, "secret_key_file": s.SecretKeyFile} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	out := "s3:" + s.Endpoint + "/" + s.Bucket
+	if s.Prefix != "" {
+		out += "/" + strings.TrimSuffix(s.Prefix, "/")
+	}
+	if len(q) > 0 {
+		out += "?" + q.Encode()
+	}
+	return out
+}
+
+// Open opens the store. access, if not nil, replaces the credential files.
+func (s Spec) Open(access *Access) (store.Store, error) {
+	if s.Kind == "dir" {
+		return dir.Open(dir.Config{Path: s.Path})
+	}
+	if access == nil {
+		a, err := s.readAccess()
+		if err != nil {
+			return nil, err
+		}
+		access = &a
+	}
+	style, ok := map[string]s3.Style{"": s3.StyleAuto, "path": s3.StylePath, "virtual": s3.StyleHost}[s.Style]
+	if !ok {
+		return nil, fmt.Errorf("store %q: style %q is not path or virtual", s.Endpoint, s.Style)
+	}
+	return s3.Open(s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
+		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret})
+}
+
+func (s Spec) readAccess() (Access, error) {
+	if s.AccessKeyFile == "" || s.SecretKeyFile == "" {
+		return Access{}, fmt.Errorf("store %s/%s: no credentials: give access_key_file and secret_key_file", s.Endpoint, s.Bucket)
+	}
+	id, err := readLine(s.AccessKeyFile)
+	if err != nil {
+		return Access{}, err
+	}
+	secret, err := readLine(s.SecretKeyFile)
+	return Access{ID: id, Secret: s3.NewSecret(secret)}, err
+}
+
+// ReadAccess reads credentials from two files of one line each.
+func ReadAccess(idFile, secretFile string) (Access, error) {
+	return Spec{AccessKeyFile: idFile, SecretKeyFile: secretFile}.readAccess()
+}
+
+func readLine(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read credential: %w", err)
+	}
+	if info.Size() > 4096 {
+		return "", fmt.Errorf("read credential: %s is not a file of one line", path)
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read credential: %w", err)
+	}
+	line := strings.TrimSpace(string(b))
+	if line == "" || strings.ContainsAny(line, "\n\r\t ") {
+		return "", fmt.Errorf("read credential: %s is not a file of one line", path)
+	}
+	return line, nil
+}
