@@ -1,0 +1,183 @@
+package rescue
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/term"
+)
+
+// A UI prints for people or, with JSON, for programs: then every line of
+// stdout is one object with a "type". Results go to stdout; progress, notes
+// and errors to stderr, unless they are JSON. Safe for concurrent use.
+type UI struct {
+	JSON bool
+	// ToStdout says that the command's own output is data: everything else
+	// goes to stderr.
+	ToStdout bool
+
+	out, err io.Writer
+	terminal bool
+
+	mu      sync.Mutex
+	line    int // width of the progress line now shown
+	started time.Time
+	last    time.Time
+}
+
+// NewUI returns a UI; progress is drawn in place if stderr is a terminal.
+func NewUI(stdout, stderr io.Writer) *UI {
+	f, ok := stderr.(*os.File)
+	return &UI{out: stdout, err: stderr, terminal: ok && term.IsTerminal(int(f.Fd()))}
+}
+
+// Out is where a command's data goes.
+func (u *UI) Out() io.Writer { return u.out }
+
+// clear removes the progress line. u.mu is held.
+func (u *UI) clear() {
+	if u.line > 0 {
+		fmt.Fprintf(u.err, "\r%s\r", strings.Repeat(" ", u.line))
+		u.line = 0
+	}
+}
+
+func (u *UI) emit(kind string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	head, err := json.Marshal(kind)
+	if err != nil {
+		return err
+	}
+	w := u.out
+	if u.ToStdout {
+		w = u.err
+	}
+	switch {
+	case string(b) == "{}":
+		_, err = fmt.Fprintf(w, "{\"type\":%s}\n", head)
+	case b[0] == '{':
+		_, err = fmt.Fprintf(w, "{\"type\":%s,%s\n", head, b[1:])
+	default:
+		_, err = fmt.Fprintf(w, "{\"type\":%s,\"items\":%s}\n", head, b)
+	}
+	return err
+}
+
+// Log prints a line for people.
+func (u *UI) Log(format string, args ...any) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	text := fmt.Sprintf(format, args...)
+	if u.JSON {
+		u.emit("note", map[string]string{"text": text})
+		return
+	}
+	u.clear()
+	fmt.Fprintln(u.err, text)
+}
+
+// Result prints a command's result: v as JSON, else the text.
+func (u *UI) Result(v any, format string, args ...any) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.JSON {
+		return u.emit("result", v)
+	}
+	u.clear()
+	w := u.out
+	if u.ToStdout {
+		w = u.err
+	}
+	_, err := fmt.Fprintf(w, format, args...)
+	return err
+}
+
+// Error prints the error that ends the program.
+func (u *UI) Error(err error, code int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	// errors.Join puts line breaks in; one line is easier to find in a log.
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	if u.JSON {
+		u.emit("error", map[string]any{"error": text, "code": code})
+		return
+	}
+	u.clear()
+	fmt.Fprintf(u.err, "strongroom: %s\n", text)
+}
+
+// Done removes what progress left on the terminal.
+func (u *UI) Done() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.clear()
+}
+
+// Progress shows bytes done of total (0: unknown), with rate and time left.
+// It may be called as often as one likes.
+func (u *UI) Progress(done, total int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := time.Now()
+	if u.started.IsZero() {
+		u.started, u.last = now, now
+	}
+	every := 10 * time.Second
+	if u.JSON {
+		every = time.Second
+	} else if u.terminal {
+		every = 200 * time.Millisecond
+	}
+	if now.Sub(u.last) < every {
+		return
+	}
+	u.last = now
+	elapsed := now.Sub(u.started).Seconds()
+	rate := float64(done) / elapsed
+	left := time.Duration(0)
+	if total > done && rate > 0 {
+		left = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second)
+	}
+	if u.JSON {
+		u.emit("progress", map[string]any{"done": done, "total": total, "bytes_per_second": int64(rate), "seconds_left": int64(left.Seconds())})
+		return
+	}
+	text := fmt.Sprintf("%s, %s/s", Bytes(done), Bytes(int64(rate)))
+	if total > 0 {
+		text = fmt.Sprintf("%s of about %s, %s/s", Bytes(done), Bytes(max(total, done)), Bytes(int64(rate)))
+	}
+	if left > 0 {
+		text += fmt.Sprintf(", %v left", left)
+	}
+	if u.terminal {
+		u.clear()
+		fmt.Fprint(u.err, text)
+		u.line = len(text)
+	} else {
+		fmt.Fprintln(u.err, text)
+	}
+}
+
+// Bytes formats a number of bytes, decimal.
+func Bytes(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB"}
+	v, i := float64(n), 0
+	for v >= 999.5 && i < len(units)-1 {
+		v, i = v/1000, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	if v < 9.995 {
+		return fmt.Sprintf("%.2f %s", v, units[i])
+	}
+	return fmt.Sprintf("%.1f %s", v, units[i])
+}
