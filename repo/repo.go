@@ -246,3 +246,9 @@ func (l *Listing) markConflicts() {
 
 // Inventory returns the listing of all objects.
 func (l *Listing) Inventory() *spread.Inventory { return l.inventory }
+
+// PackReader reads and verifies the packs of a snapshot's generation; it needs
+// no key.
+func (l *Listing) PackReader(s *Snapshot) *spread.Reader {
+	return l.inventory.Reader(generationPrefix(s.Tenant, s.Generation))
+}

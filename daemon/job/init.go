@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"strongroom/custody/exit"
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
 	"strongroom/custody/keys/share"
@@ -27,6 +28,9 @@ type InitOptions struct {
 	Public []keys.RecoveryPublic
 	Now    time.Time
 }
+
+// ErrNeedRecovery: a class of tenants has no recovery key and none was given.
+var ErrNeedRecovery = exit.With(exit.Refused, errors.New("no recovery key"))
 
 // InitResult is what init did.
 type InitResult struct {
@@ -195,7 +199,7 @@ func (s *Site) findOrMake(class share.Class, o InitOptions, r *InitResult) (keys
 		want = s.Config.Recovery.Top
 	}
 	if o.SharesDir == "" {
-		return keys.RecoveryPublic{}, fmt.Errorf("%w: no recovery key of class %s: make one at the offline station (strongroom station keys init --class %s -k %d -n %d) and give its public file with --recovery-public, or use --shares-dir for a trial", ErrRefused, class, class, want.Threshold, want.Shares)
+		return keys.RecoveryPublic{}, fmt.Errorf("%w of class %s: make one at the offline station (strongroom station keys init --class %s -k %d -n %d) and give its public file with --recovery-public, or use --shares-dir for a trial", ErrNeedRecovery, class, class, want.Threshold, want.Shares)
 	}
 	shares, public, err := keys.InitRecovery(class, want.Threshold, want.Shares, nil, o.Now, false)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"strongroom/custody/exit"
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
 	"strongroom/daemon/config"
@@ -26,9 +27,9 @@ import (
 // Errors that decide exit codes.
 var (
 	// ErrRefused: nothing was written.
-	ErrRefused = errors.New("refused")
+	ErrRefused = exit.With(exit.Refused, errors.New("refused"))
 	// ErrNotInitialised: init has not been run, or not for this part.
-	ErrNotInitialised = errors.New("not initialised")
+	ErrNotInitialised = exit.With(exit.NoRepository, errors.New("not initialised"))
 )
 
 // A Site is a configured box at work: its key store and its stores.

@@ -136,11 +136,6 @@ func (s Spec) readAccess() (Access, error) {
 	return Access{ID: id, Secret: s3.NewSecret(secret)}, err
 }
 
-// ReadAccess reads credentials from two files of one line each.
-func ReadAccess(idFile, secretFile string) (Access, error) {
-	return Spec{AccessKeyFile: idFile, SecretKeyFile: secretFile}.readAccess()
-}
-
 func readLine(path string) (string, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -158,4 +153,27 @@ func readLine(path string) (string, error) {
 		return "", fmt.Errorf("read credential: %s is not a file of one line", path)
 	}
 	return line, nil
+}
+
+// ReadAccessBytes reads credentials from two files of one line each, as two
+// lines: the form in which they are sealed into kits.
+func ReadAccessBytes(idFile, secretFile string) ([]byte, error) {
+	id, err := readLine(idFile)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := readLine(secretFile)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(id + "\n" + secret), nil
+}
+
+// ParseAccess reads what ReadAccessBytes returned.
+func ParseAccess(b []byte) (*Access, error) {
+	id, secret, ok := strings.Cut(string(b), "\n")
+	if !ok || id == "" || secret == "" || strings.Contains(secret, "\n") {
+		return nil, errors.New("sealed credentials of a store are not two lines")
+	}
+	return &Access{ID: id, Secret: s3.NewSecret(secret)}, nil
 }

@@ -13,6 +13,8 @@ import (
 	"strongroom/repo/seal"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
+	"strongroom/source/files/publish"
+	"strongroom/source/loader"
 )
 
 // Code is what a program of ours exits with. 2 is never used: a Go program
@@ -66,6 +68,13 @@ var table = []struct {
 	{share.ErrDuplicate, WrongKey},
 	{share.ErrOtherSet, WrongKey},
 	{share.ErrInconsistent, WrongKey},
+	{share.ErrChecksum, WrongKey},
+	{keys.ErrWrongKey, WrongKey},
+	{keys.ErrOtherKey, WrongKey},
+	{keys.ErrCapsule, WrongKey},
+	{keys.ErrNotReleased, WrongKey},
+	{keys.ErrExpired, Refused},
+	{keys.ErrOnline, Refused},
 	{repo.ErrIncomplete, Incomplete},
 	{repo.ErrIntegrity, Integrity},
 	{pack.ErrCorrupt, Integrity},
@@ -73,7 +82,10 @@ var table = []struct {
 	{store.ErrTampered, Integrity},
 	{repo.ErrNoSnapshot, NoRepository},
 	{box.ErrNoCredential, NoRepository},
-	{keys.ErrOtherKit, WrongKey},
+	{box.ErrNotInitialised, NoRepository},
+	{box.ErrLocked, Locked},
+	{publish.ErrExists, Refused},
+	{loader.ErrTarget, Usage},
 	{store.ErrReadOnly, Refused},
 	{store.ErrFull, Refused},
 	{store.ErrDenied, Refused},

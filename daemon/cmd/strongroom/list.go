@@ -1,0 +1,326 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"strongroom/custody/exit"
+	"strongroom/custody/rescue"
+	"strongroom/daemon/job"
+	"strongroom/repo"
+	"strongroom/source"
+	"strongroom/source/files"
+	"strongroom/source/loader"
+)
+
+func (a *app) snapshotsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "snapshots [TENANT[/DATASET]]",
+		Short: "List snapshots",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			tenant, dataset := "", ""
+			if len(args) == 1 {
+				tenant, dataset, _ = strings.Cut(args[0], "/")
+				if _, _, err := site.Tenant(tenant); err != nil {
+					return err
+				}
+			}
+			return a.snapshots(cmd, site, tenant, dataset)
+		},
+	}
+}
+
+// listed is a snapshot as it is printed.
+type listed struct {
+	Snapshot  string          `json:"snapshot"`
+	Epoch     uint32          `json:"epoch"`
+	Sequence  uint32          `json:"sequence"`
+	Time      time.Time       `json:"time"`
+	KeepUntil *time.Time      `json:"keep_until,omitempty"`
+	State     string          `json:"state"`
+	Stores    []string        `json:"stores"`
+	Conflict  bool            `json:"conflict,omitempty"`
+	Tenant    string          `json:"tenant"`
+	Catalogue *repo.Catalogue `json:"catalogue"`
+}
+
+func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset string) error {
+	items := []listed{}
+	problems := 0
+	for _, t := range site.Config.Tenants {
+		if tenant != "" && t.Name != tenant {
+			continue
+		}
+		l, _, err := site.Listing(cmd.Context(), t.Name)
+		if err != nil {
+			return fmt.Errorf("tenant %q: %w", t.Name, err)
+		}
+		for _, p := range l.Problems {
+			problems++
+			a.ui.Log("warning: %s", p.Text)
+		}
+		for _, s := range l.Snapshots {
+			if s.Entry == nil || dataset != "" && s.Entry.Dataset != dataset {
+				continue
+			}
+			it := listed{Snapshot: s.ID(), Epoch: s.Epoch, Sequence: s.Sequence, Time: s.Time, State: s.State(len(site.Config.Stores)),
+				Stores: s.Stores, Conflict: s.Conflict, Tenant: t.Name, Catalogue: s.Entry}
+			if !s.KeepUntil.IsZero() {
+				it.KeepUntil = &s.KeepUntil
+			}
+			items = append(items, it)
+		}
+	}
+	if err := a.ui.Result(items, "%s", snapshotTable(items)); err != nil {
+		return err
+	}
+	if problems > 0 {
+		return exit.With(exit.Partial, fmt.Errorf("%d problems with stores or manifests, see above", problems))
+	}
+	return nil
+}
+
+func snapshotTable(items []listed) string {
+	if len(items) == 0 {
+		return "no snapshots\n"
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DATASET\tSNAPSHOT\tNO\tTIME (UTC)\tSIZE\tNEW\tSTORED\tSTATE\tNOTES")
+	for _, s := range items {
+		var notes []string
+		if s.Conflict {
+			notes = append(notes, "CONFLICT")
+		}
+		if n := len(s.Catalogue.Anomalies); n > 0 {
+			notes = append(notes, fmt.Sprintf("anomaly (%d)", n))
+		}
+		if s.Catalogue.Partial {
+			notes = append(notes, "partial")
+		}
+		if s.Catalogue.Label != "" {
+			notes = append(notes, s.Catalogue.Label)
+		}
+		fmt.Fprintf(w, "%s/%s\t%s\t%d.%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Catalogue.Dataset, s.Snapshot, s.Epoch, s.Sequence,
+			s.Time.Format("2006-01-02 15:04:05"), rescue.Bytes(s.Catalogue.Read), rescue.Bytes(s.Catalogue.New), rescue.Bytes(s.Catalogue.Stored),
+			s.State, strings.Join(notes, ", "))
+	}
+	w.Flush()
+	return b.String()
+}
+
+// streamRow is a stream as ls prints it.
+type streamRow struct {
+	Name   string        `json:"name"`
+	Kind   string        `json:"kind"`
+	Length int64         `json:"length"`
+	Facts  *source.Facts `json:"facts,omitempty"`
+}
+
+func rowsOf(c *repo.Contents) []streamRow {
+	rows := []streamRow{}
+	for _, s := range c.Streams {
+		r := streamRow{Name: s.Name, Kind: s.Kind, Length: s.Length}
+		if len(s.Facts) > 0 {
+			r.Facts = &source.Facts{}
+			if json.Unmarshal(s.Facts, r.Facts) != nil {
+				r.Facts = nil
+			}
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
+func (a *app) lsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ls TENANT/DATASET[@SNAPSHOT]",
+		Short: "List what is in a snapshot: tables, files or streams",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tenant, dataset, snapshot, err := splitTarget(args[0])
+			if err != nil {
+				return err
+			}
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			o, _, err := site.Open(cmd.Context(), tenant, dataset, snapshot)
+			if err != nil {
+				return err
+			}
+			if o.Snapshot().Entry != nil && o.Snapshot().Entry.Source == "files" {
+				return a.lsFiles(cmd, o)
+			}
+			rows := rowsOf(o.Contents())
+			var b strings.Builder
+			w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "STREAM\tKIND\tSIZE\tROWS")
+			for _, r := range rows {
+				n := ""
+				if r.Facts != nil {
+					n = fmt.Sprint(r.Facts.Rows)
+				}
+				fmt.Fprintf(w, "%q\t%s\t%s\t%s\n", r.Name, r.Kind, rescue.Bytes(r.Length), n)
+			}
+			w.Flush()
+			return a.ui.Result(map[string]any{"snapshot": o.Snapshot().ID(), "streams": rows}, "snapshot %s\n%s", o.Snapshot().ID(), b.String())
+		},
+	}
+}
+
+func (a *app) lsFiles(cmd *cobra.Command, o *repo.Opened) error {
+	st, err := loader.Stored(o, nil)
+	if err != nil {
+		return err
+	}
+	for e, err := range files.ReadTree(cmd.Context(), st) {
+		if err != nil {
+			return err
+		}
+		if err := a.ui.Result(e, "%s\n", e.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *app) diffCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff TENANT/DATASET@A B",
+		Short: "Compare two snapshots of a dataset: tables, rows, bytes",
+		Args:  cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tenant, dataset, from, err := splitTarget(args[0])
+			if err != nil {
+				return err
+			}
+			if i := strings.LastIndexByte(args[1], '@'); i >= 0 {
+				args[1] = args[1][i+1:]
+			}
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			x, _, err := site.Open(cmd.Context(), tenant, dataset, from)
+			if err != nil {
+				return err
+			}
+			y, _, err := site.Open(cmd.Context(), tenant, dataset, args[1])
+			if err != nil {
+				return err
+			}
+			if e := x.Snapshot().Entry; e != nil && e.Source == "files" {
+				return a.diffFiles(cmd, x, y)
+			}
+			return a.printDiff(x, y, diffStreams(x.Contents(), y.Contents()))
+		},
+	}
+}
+
+// change is a line of a diff.
+type change struct {
+	Name   string `json:"name"`
+	Change string `json:"change"` // "added", "removed", "changed"
+	Rows   int64  `json:"rows"`   // difference
+	Bytes  int64  `json:"bytes"`  // difference
+}
+
+func diffStreams(x, y *repo.Contents) []change {
+	before := map[string]repo.Stream{}
+	for _, s := range x.Streams {
+		before[s.Name] = s
+	}
+	rows := func(s repo.Stream) int64 {
+		var f source.Facts
+		if len(s.Facts) == 0 || json.Unmarshal(s.Facts, &f) != nil {
+			return 0
+		}
+		return f.Rows
+	}
+	out := []change{}
+	for _, s := range y.Streams {
+		b, ok := before[s.Name]
+		delete(before, s.Name)
+		switch {
+		case !ok:
+			out = append(out, change{s.Name, "added", rows(s), s.Length})
+		case b.BLAKE3 != s.BLAKE3:
+			out = append(out, change{s.Name, "changed", rows(s) - rows(b), s.Length - b.Length})
+		}
+	}
+	for _, s := range x.Streams {
+		if _, left := before[s.Name]; left {
+			out = append(out, change{s.Name, "removed", -rows(s), -s.Length})
+		}
+	}
+	return out
+}
+
+func (a *app) printDiff(x, y *repo.Opened, changes []change) error {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	if len(changes) > 0 {
+		fmt.Fprintln(w, "CHANGE\tNAME\tROWS\tBYTES")
+	}
+	for _, c := range changes {
+		fmt.Fprintf(w, "%s\t%q\t%+d\t%+d\n", c.Change, c.Name, c.Rows, c.Bytes)
+	}
+	w.Flush()
+	if len(changes) == 0 {
+		b.WriteString("no difference\n")
+	}
+	return a.ui.Result(map[string]any{"from": x.Snapshot().ID(), "to": y.Snapshot().ID(), "changes": changes}, "%s to %s\n%s",
+		x.Snapshot().ID(), y.Snapshot().ID(), b.String())
+}
+
+// diffFiles merges the two trees, which are in one order.
+func (a *app) diffFiles(cmd *cobra.Command, x, y *repo.Opened) error {
+	before := map[string]files.Entry{}
+	sx, err := loader.Stored(x, nil)
+	if err != nil {
+		return err
+	}
+	sy, err := loader.Stored(y, nil)
+	if err != nil {
+		return err
+	}
+	for e, err := range files.ReadTree(cmd.Context(), sx) {
+		if err != nil {
+			return err
+		}
+		before[string(e.Path)] = e
+	}
+	changes := []change{}
+	for e, err := range files.ReadTree(cmd.Context(), sy) {
+		if err != nil {
+			return err
+		}
+		b, ok := before[string(e.Path)]
+		delete(before, string(e.Path))
+		switch {
+		case !ok:
+			changes = append(changes, change{Name: string(e.Path), Change: "added", Bytes: e.Size})
+		case !e.SameAs(b):
+			changes = append(changes, change{Name: string(e.Path), Change: "changed", Bytes: e.Size - b.Size})
+		}
+	}
+	for _, e := range before {
+		changes = append(changes, change{Name: string(e.Path), Change: "removed", Bytes: -e.Size})
+	}
+	return a.printDiff(x, y, changes)
+}

@@ -1,0 +1,184 @@
+// Command strongroom backs up client databases to several stores, proves that
+// they restore, and restores them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"strongroom/custody/exit"
+	"strongroom/custody/rescue"
+	"strongroom/daemon/config"
+	"strongroom/daemon/job"
+)
+
+// version is set when a release is built.
+var version = "dev"
+
+func main() {
+	// One reader, one restore or one backup at a time: the table of memory
+	// shares is in repo; this bounds what the collector leaves lying around.
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(320 << 20)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(int(code))
+}
+
+// app is what all commands share.
+type app struct {
+	configPath string
+	json       bool
+	in         io.Reader
+	ui         *rescue.UI
+}
+
+func run(ctx context.Context, args []string, in io.Reader, stdout, stderr io.Writer) exit.Code {
+	a := &app{in: in, ui: rescue.NewUI(stdout, stderr)}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetIn(in)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	a.ui.Done()
+	if err == nil {
+		return exit.OK
+	}
+	code := exit.Of(err)
+	if ctx.Err() != nil {
+		code = exit.Interrupted
+		err = errors.New("interrupted")
+	}
+	a.ui.Error(err, int(code))
+	return code
+}
+
+func (a *app) root() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "strongroom",
+		Short: "Backups of client databases on several stores, proven, and destroyed on contract end",
+		Long: `Strongroom takes snapshots of databases and files, encrypts them and spreads them
+over several stores, so that any k of them restore.
+
+Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
+12 wrong key or shares, 20 refused (nothing was written), 21 incomplete
+(resumable), 64 usage or configuration, 65 integrity, 75 try later,
+130 interrupted.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			a.ui.JSON = a.json
+			return nil
+		},
+	}
+	c.PersistentFlags().StringVar(&a.configPath, "config", "/etc/strongroom/strongroom.toml", "configuration file")
+	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, one object a line")
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
+	c.AddCommand(a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(),
+		a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(), a.storeCommand(), a.versionCommand())
+	for _, sub := range c.Commands() {
+		noArgsErrors(sub)
+	}
+	return c
+}
+
+// noArgsErrors gives mistakes in arguments the usage code, everywhere.
+func noArgsErrors(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return exit.With(exit.Usage, fmt.Errorf("%w; usage: %s", err, cmd.UseLine()))
+			}
+			return nil
+		}
+	}
+	if c.HasSubCommands() && c.RunE == nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return exit.With(exit.Usage, fmt.Errorf("unknown command %q; see: %s --help", args[0], cmd.CommandPath()))
+			}
+			return cmd.Help()
+		}
+	}
+	for _, sub := range c.Commands() {
+		noArgsErrors(sub)
+	}
+}
+
+// load reads the configuration.
+func (a *app) load() (*config.Config, error) {
+	c, err := config.Load(a.configPath)
+	var mistake *config.Error
+	if errors.As(err, &mistake) {
+		return nil, exit.With(exit.Usage, err)
+	} else if err != nil {
+		return nil, exit.With(exit.Usage, fmt.Errorf("%w; --config names another file", err))
+	}
+	return c, nil
+}
+
+// site opens the configured box.
+func (a *app) site() (*job.Site, error) {
+	c, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	return job.OpenSite(c, a.ui.Log)
+}
+
+// splitTarget reads TENANT/DATASET[@SNAPSHOT].
+func splitTarget(s string) (tenant, dataset, snapshot string, err error) {
+	name, snapshot, at := strings.Cut(s, "@")
+	tenant, dataset, ok := strings.Cut(name, "/")
+	if !ok || tenant == "" || dataset == "" || strings.Contains(dataset, "/") || at && snapshot == "" {
+		return "", "", "", exit.With(exit.Usage, fmt.Errorf("%q is not TENANT/DATASET or TENANT/DATASET@SNAPSHOT", s))
+	}
+	return tenant, dataset, snapshot, nil
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return a.ui.Result(map[string]string{"version": version, "go": runtime.Version(), "format": "1"},
+				"strongroom %s, repository format 1, %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}
+
+func (a *app) configCommand() *cobra.Command {
+	c := &cobra.Command{Use: "config", Short: "Look at the configuration"}
+	c.AddCommand(&cobra.Command{
+		Use:   "check",
+		Short: "Read the configuration and say what is wrong with it",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			cfg, err := a.load()
+			if err != nil {
+				return err
+			}
+			n := 0
+			for _, t := range cfg.Tenants {
+				n += len(t.Datasets)
+			}
+			return a.ui.Result(map[string]any{"path": cfg.Path, "stores": len(cfg.Stores), "tenants": len(cfg.Tenants), "datasets": n},
+				"%s is good: %d stores, %d tenants, %d datasets\n", cfg.Path, len(cfg.Stores), len(cfg.Tenants), n)
+		},
+	})
+	return c
+}

@@ -1,0 +1,145 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"strongroom/custody/exit"
+	"strongroom/custody/rescue"
+	"strongroom/daemon/job"
+	"strongroom/repo/store"
+	"strongroom/source/loader"
+)
+
+func (a *app) restoreCommand() *cobra.Command {
+	var o loader.Options
+	c := &cobra.Command{
+		Use:   "restore TENANT/DATASET[@SNAPSHOT] --to TARGET",
+		Short: "Restore a snapshot to a path, a PostgreSQL database, or stdout",
+		Long: `Restore the newest snapshot of a dataset, or the one named by the front of its
+id or by its label.
+
+--to PATH writes a database file, a directory tree, a command's output, or for
+PostgreSQL a plain SQL dump. --to postgres://… loads an empty database in
+parallel. --to - writes to stdout: SQL, the database file, the output, or a tar.
+What is at the target stays as it is unless --overwrite is given.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.To == "" {
+				return exit.With(exit.Usage, errors.New("--to is missing: a path, postgres://…, or - for stdout"))
+			}
+			tenant, dataset, snapshot, err := splitTarget(args[0])
+			if err != nil {
+				return err
+			}
+			a.ui.ToStdout = o.To == "-"
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			o.Stdout, o.Progress = a.ui.Out(), a.ui.Progress
+			started := time.Now()
+			snap, res, err := site.Restore(cmd.Context(), tenant, dataset, snapshot, o)
+			if err != nil {
+				return err
+			}
+			return rescue.PrintRestored(a.ui, snap, res, time.Since(started))
+		},
+	}
+	rescue.TargetFlags(c, &o)
+	return c
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	var readData bool
+	c := &cobra.Command{
+		Use:   "check [--read-data]",
+		Short: "Compare the stores with the manifests; needs no generation key",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			r, err := site.Check(cmd.Context(), readData, a.ui.Progress)
+			if err != nil {
+				return err
+			}
+			return a.printCheck(r, readData)
+		},
+	}
+	c.Flags().BoolVar(&readData, "read-data", false, "read every shard and compare its SHA-256")
+	return c
+}
+
+func (a *app) printCheck(r *job.CheckResult, readData bool) error {
+	var b strings.Builder
+	for _, p := range r.Problems {
+		fmt.Fprintf(&b, "PROBLEM: %s\n", p)
+	}
+	how := "listed with their lengths"
+	if readData {
+		how = "read whole and right, " + rescue.Bytes(r.Read)
+	}
+	fmt.Fprintf(&b, "%d snapshots, %d packs, %d of %d shards %s\n", r.Snapshots, r.Packs, r.Good, r.Shards, how)
+	if err := a.ui.Result(r, "%s", b.String()); err != nil {
+		return err
+	}
+	switch {
+	case r.Lost > 0:
+		return exit.With(exit.Integrity, fmt.Errorf("%d packs cannot be read any more", r.Lost))
+	case len(r.Problems) > 0:
+		return exit.With(exit.Partial, fmt.Errorf("%d problems; every pack can still be read", len(r.Problems)))
+	}
+	return nil
+}
+
+func (a *app) storeCommand() *cobra.Command {
+	c := &cobra.Command{Use: "store", Short: "Look at stores"}
+	c.AddCommand(&cobra.Command{
+		Use:   "test [NAME]",
+		Short: "Try what the stores can do: list, write, read, refuse to overwrite",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := a.load()
+			if err != nil {
+				return err
+			}
+			failed, found := 0, false
+			for _, s := range cfg.Stores {
+				if len(args) == 1 && s.Name != args[0] {
+					continue
+				}
+				found = true
+				st, err := job.SpecOf(s).Open(nil)
+				var rep store.Report
+				if err == nil {
+					rep, err = st.(store.Prober).Probe(cmd.Context())
+				}
+				if err != nil {
+					failed++
+					a.ui.Result(map[string]any{"store": s.Name, "ok": false, "error": err.Error()}, "store %q: FAILED: %v\n", s.Name, err)
+					continue
+				}
+				if err := a.ui.Result(map[string]any{"store": s.Name, "ok": true, "report": rep},
+					"store %q: reachable, listable, writable, readable; overwriting is refused: %s\n", s.Name, rep.CreateOnly); err != nil {
+					return err
+				}
+			}
+			if !found {
+				return exit.With(exit.Usage, errors.New("the configuration has no such store"))
+			}
+			if failed > 0 {
+				return exit.With(exit.TryLater, fmt.Errorf("%d stores failed", failed))
+			}
+			return nil
+		},
+	})
+	return c
+}

@@ -1,0 +1,80 @@
+package job
+
+import (
+	"context"
+	"fmt"
+
+	"strongroom/repo/spread"
+)
+
+// CheckResult is what a check found.
+type CheckResult struct {
+	Tenants   int      `json:"tenants"`
+	Snapshots int      `json:"snapshots"`
+	Packs     int      `json:"packs"`
+	Shards    int      `json:"shards"`
+	Good      int      `json:"good"`
+	Read      int64    `json:"read"`     // bytes
+	Problems  []string `json:"problems"` // each a line
+	Lost      int      `json:"lost"`     // packs that cannot be read any more
+}
+
+// Check compares what the stores hold with the manifests; with readData it
+// reads every shard and compares its SHA-256. It needs no generation key.
+func (s *Site) Check(ctx context.Context, readData bool, progress func(done, total int64)) (*CheckResult, error) {
+	r := &CheckResult{Problems: []string{}}
+	for _, t := range s.Config.Tenants {
+		l, _, err := s.Listing(ctx, t.Name)
+		if err != nil {
+			return nil, err
+		}
+		r.Tenants++
+		for _, p := range l.Problems {
+			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s", t.Name, p.Text))
+		}
+		seen := map[string]bool{}
+		for _, snap := range l.Snapshots {
+			r.Snapshots++
+			if state := snap.State(len(s.Config.Stores)); state != "complete" {
+				r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), state))
+			}
+			reader := l.PackReader(snap)
+			for _, p := range snap.Packs {
+				if seen[p.Encode.String()] {
+					continue
+				}
+				seen[p.Encode.String()] = true
+				h, err := reader.Verify(ctx, p.Pack, readData)
+				if err != nil {
+					return nil, err
+				}
+				r.add(t.Name, snap.ID(), h)
+				if progress != nil && readData {
+					progress(r.Read, 0)
+				}
+			}
+		}
+	}
+	return r, nil
+}
+
+func (r *CheckResult) add(tenant, snapshot string, h spread.Health) {
+	r.Packs++
+	r.Read += h.Read
+	for _, sh := range h.Shards {
+		r.Shards++
+		if sh.State == spread.Good {
+			r.Good++
+			continue
+		}
+		text := fmt.Sprintf("%s: snapshot %s: pack %v: shard %d on %q is %s", tenant, snapshot, h.Pack, sh.Index, sh.Store, sh.State)
+		if sh.Detail != "" {
+			text += ": " + sh.Detail
+		}
+		r.Problems = append(r.Problems, text)
+	}
+	if h.Lost() {
+		r.Lost++
+		r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v is lost: %d good shards of the %d needed", tenant, snapshot, h.Pack, h.Good, h.Need))
+	}
+}

@@ -1,0 +1,52 @@
+package job
+
+import (
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"strongroom/custody/keys/box"
+	"strongroom/daemon/config"
+	"strongroom/source"
+	"strongroom/source/command"
+	"strongroom/source/files"
+	"strongroom/source/postgres"
+	"strongroom/source/sqlite"
+)
+
+// source builds the source of a dataset.
+func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
+	scratch := filepath.Join(s.Config.StateDir, "scratch")
+	if err := os.MkdirAll(scratch, 0o700); err != nil {
+		return nil, err
+	}
+	switch d.Source {
+	case "postgres":
+		restrict, err := s.restrictKey(t)
+		if err != nil {
+			return nil, err
+		}
+		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: time.Duration(d.LockTimeout),
+			TempDir: scratch, RestrictKey: restrict})
+	case "sqlite":
+		return sqlite.New(sqlite.Config{Path: d.Path, Scratch: scratch})
+	case "command":
+		return command.New(command.Config{Argv: d.Command, Timeout: time.Duration(d.Timeout)})
+	case "files":
+		return files.New(files.Config{Path: d.Path, Exclude: d.Exclude, Scratch: scratch})
+	}
+	return nil, fmt.Errorf("%w: unknown source %q", ErrRefused, d.Source)
+}
+
+// restrictKey is the token of a tenant's dumps: the same every week, so that
+// equal schemas are equal bytes, and unknown to whoever owns the database.
+func (s *Site) restrictKey(t box.Tenant) (string, error) {
+	c, err := s.Box.Catalogue(t.ID)
+	if err != nil {
+		return "", err
+	}
+	b, err := c.Derive([]byte("strongroom pg_dump restrict key 1"), 24)
+	return hex.EncodeToString(b), err
+}
