@@ -22,7 +22,7 @@ func TestGetTakesUpABrokenBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, fault := range map[string]storetest.Fault{
-		"cut": storetest.CutReply, "stalled": storetest.StallReply, "never begun": storetest.DropRequest, "refused": slowDown,
+		"cut": storetest.CutReply, "never begun": storetest.DropRequest, "refused": slowDown,
 	} {
 		for _, c := range [][2]int64{{0, -1}, {0, 3 << 20}, {12345, -1}, {12345, 2 << 20}} {
 			t.Run(fmt.Sprintf("%s at [%d,+%d)", name, c[0], c[1]), func(t *testing.T) {
@@ -40,6 +40,22 @@ func TestGetTakesUpABrokenBody(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestGetLeavesAStalledConnection(t *testing.T) {
+	b := newBench(t, func(c *s3.Config) { c.StallTimeout = shortStall })
+	body := storetest.Body(1, 3<<20)
+	if err := storetest.Put(b.direct, "k", body); err != nil {
+		t.Fatal(err)
+	}
+	b.on("GET", "k", 1, storetest.StallReply)
+	got, err := storetest.Get(b.store, "k", 12345, -1)
+	if err != nil || !bytes.Equal(got, body[12345:]) {
+		t.Errorf("got %d bytes, %v", len(got), err)
+	}
+	if n := b.count("GET", "k"); n < 2 {
+		t.Error("the stall did not happen")
 	}
 }
 
@@ -132,7 +148,7 @@ func TestAReaderDoesNotFollowADrippingServiceForEver(t *testing.T) {
 }
 
 func TestASlowReaderIsNoStall(t *testing.T) {
-	b := newBench(t, func(c *s3.Config) { c.StallTimeout = 200 * time.Millisecond })
+	b := newBench(t, func(c *s3.Config) { c.StallTimeout = shortStall })
 	body := storetest.Body(1, 8<<20) // more than the sockets hold
 	if err := storetest.Put(b.direct, "k", body); err != nil {
 		t.Fatal(err)
@@ -143,8 +159,13 @@ func TestASlowReaderIsNoStall(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	time.Sleep(500 * time.Millisecond)
-	got, err := io.ReadAll(r)
+	got := make([]byte, 1)
+	if _, err := io.ReadFull(r, got); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(shortStall + shortStall/2)
+	rest, err := io.ReadAll(r)
+	got = append(got, rest...)
 	if err != nil || !bytes.Equal(got, body) || b.count("GET", "k") != 1 {
 		t.Errorf("got %d bytes, %v, by %d requests", len(got), err, b.count("GET", "k"))
 	}
