@@ -1,0 +1,341 @@
+package postgres
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"strongroom/source"
+)
+
+// Names of the streams; a table's is dataPrefix and its name.
+const (
+	rolesStream    = "roles.sql"
+	preDataStream  = "pre-data.sql"
+	dataPrefix     = "data/"
+	sequenceStream = "sequences.sql"
+	objectStream   = "large-objects.sql"
+	postDataStream = "post-data.sql"
+)
+
+// largeTable is from where on tables are read ahead of their turn, biggest
+// first: left to its place in the dump, the biggest may be read last and
+// alone. Rows load in any order, nothing refers to them before post-data.
+const largeTable = 64 << 20
+
+// snapshot is an open dump.
+type snapshot struct {
+	held    *held
+	dialer  *dialer
+	env     *childEnv
+	jobs    int
+	desc    source.Description
+	srv     server
+	detail  json.RawMessage
+	streams []source.Stream
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelCauseFunc
+	idle   chan *pgx.Conn // workers that joined the snapshot
+
+	mu     sync.Mutex
+	left   map[string]bool         // streams not read to their end; guarded by mu
+	facts  map[string]source.Facts // guarded by mu
+	failed error                   // the first failure; guarded by mu
+	active map[io.Closer]bool      // readers not closed yet; guarded by mu
+}
+
+var _ source.Snapshot = (*snapshot)(nil)
+
+// Open locks every table, fixes a consistency point, and reads the schema.
+func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
+	d, err := newDialer(s.cfg.URL, s.cfg.PasswordFile)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("postgres: snapshot of %s: %w", d.name(), err)
+		}
+	}()
+	// Before anything is locked: a too old pg_dump, or none, is quick to find.
+	if err := s.preflight(ctx, d); err != nil {
+		return nil, err
+	}
+	h, err := s.hold(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	n := &snapshot{held: h, dialer: d, jobs: s.cfg.Jobs, idle: make(chan *pgx.Conn, s.cfg.Jobs),
+		left: map[string]bool{}, facts: map[string]source.Facts{}, active: map[io.Closer]bool{}}
+	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	if n.env, err = newChildEnv(d, s.cfg.TempDir); err == nil {
+		err = n.load(ctx, s.cfg)
+	}
+	if err != nil {
+		return nil, errors.Join(err, n.Close())
+	}
+	return n, nil
+}
+
+func (s *Source) preflight(ctx context.Context, d *dialer) error {
+	c, err := d.connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(c)
+	srv, err := readServer(ctx, c)
+	if err != nil {
+		return err
+	}
+	_, err = findPrograms(ctx, s.cfg.BinDir, srv.Major)
+	return err
+}
+
+// load reads all but the rows, and compares pg_dump's list of data with ours.
+func (n *snapshot) load(ctx context.Context, cfg Config) error {
+	h := n.held
+	var err error
+	if n.srv, err = readServer(ctx, h.coord); err != nil {
+		return err
+	}
+	n.desc = describe(n.srv, h.tables)
+	progs, err := findPrograms(ctx, cfg.BinDir, n.srv.Major)
+	if err != nil {
+		return err
+	}
+	p := dumper{progs: progs, env: n.env, conninfo: n.dialer.conninfo, snapshot: h.Snapshot, encoding: n.srv.Encoding,
+		key: cfg.RestrictKey, timeout: cfg.LockTimeout}
+	text, err := p.schema(ctx)
+	if err != nil {
+		return err
+	}
+	tables, err := orderTables(text.toc.tables, h.tables)
+	if err != nil {
+		return err
+	}
+	var objects bool
+	if err := h.coord.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)").Scan(&objects); err != nil {
+		return fmt.Errorf("look for large objects: %w", err)
+	}
+	if objects != text.toc.objects {
+		return fmt.Errorf("pg_dump's list of data and the catalogue disagree whether there are large objects (%t, %t)", text.toc.objects, objects)
+	}
+	seqs, err := readSequences(ctx, h.coord)
+	if err != nil {
+		return err
+	}
+	if seqs, err = orderSequences(text.toc.sequences, seqs); err != nil {
+		return err
+	}
+	roles, err := readRoles(ctx, h.coord)
+	if err != nil {
+		return err
+	}
+	if n.detail, err = readDetail(ctx, h, n.srv, progs, roles, seqs); err != nil {
+		return err
+	}
+	return n.list(ctx, text, largeFirst(tables), seqs, roles)
+}
+
+// largeFirst moves big tables to the front and keeps pg_dump's order else.
+func largeFirst(tables []table) []table {
+	weight := func(t table) int64 {
+		if t.Size < largeTable {
+			return 0
+		}
+		return t.Size
+	}
+	out := slices.Clone(tables)
+	slices.SortStableFunc(out, func(a, b table) int {
+		switch wa, wb := weight(a), weight(b); {
+		case wa > wb:
+			return -1
+		case wa < wb:
+			return 1
+		}
+		return 0
+	})
+	return out
+}
+
+// list makes the streams, in dump order.
+func (n *snapshot) list(ctx context.Context, text schema, tables []table, seqs []sequence, roles []role) error {
+	enc := encoder{n.held.coord, n.srv.Encoding}
+	rolesText, err := enc.bytes(ctx, rolesSQL(roles))
+	if err != nil {
+		return err
+	}
+	n.addText(rolesStream, rolesText)
+	n.addText(preDataStream, text.preData)
+	for _, t := range tables {
+		head, err := enc.bytes(ctx, copyHead(t))
+		if err != nil {
+			return err
+		}
+		n.add(source.Stream{Name: dataPrefix + plainName(t.Object), Kind: source.KindRows, SizeHint: t.Size,
+			Open: func(ctx context.Context) (io.ReadCloser, error) { return n.openTable(ctx, t, head) }})
+	}
+	if len(seqs) > 0 {
+		b, err := enc.bytes(ctx, sequencesSQL(seqs))
+		if err != nil {
+			return err
+		}
+		n.addText(sequenceStream, b)
+	}
+	if text.toc.objects {
+		n.add(source.Stream{Name: objectStream, Kind: source.KindSQL, Open: n.openObjects})
+	}
+	n.addText(postDataStream, text.postData)
+	return nil
+}
+
+func sequencesSQL(seqs []sequence) string {
+	var b strings.Builder
+	for _, s := range seqs {
+		fmt.Fprintf(&b, "--\n-- Name: %s; Type: SEQUENCE SET; Schema: %s; Owner: %s\n--\n\nSELECT pg_catalog.setval(%s, %d, %t);\n\n\n",
+			oneLine(s.Name), oneLine(s.Schema), oneLine(s.Owner), literal(s.Object), s.Last, s.Called)
+	}
+	return b.String()
+}
+
+func (n *snapshot) add(s source.Stream) {
+	n.left[s.Name] = true
+	n.streams = append(n.streams, s)
+}
+
+func (n *snapshot) addText(name string, text []byte) {
+	n.add(source.Stream{Name: name, Kind: source.KindSQL, SizeHint: int64(len(text)), Open: func(ctx context.Context) (io.ReadCloser, error) {
+		return n.track(ctx, name, io.NopCloser(bytes.NewReader(text)), nil, nil)
+	}})
+}
+
+func (n *snapshot) Description() source.Description { return n.desc }
+func (n *snapshot) Time() time.Time                 { return n.held.Time }
+func (n *snapshot) Streams() []source.Stream        { return slices.Clone(n.streams) }
+func (n *snapshot) Parallel() int                   { return n.jobs }
+
+// openTable starts the COPY of one table.
+func (n *snapshot) openTable(ctx context.Context, t table, head []byte) (io.ReadCloser, error) {
+	c, err := n.worker(ctx)
+	if err != nil {
+		return nil, n.fail(fmt.Errorf("dump table %s: %w", t.Object, err))
+	}
+	cs := startCopy(ctx, head, func(ctx context.Context, w io.Writer) (int64, error) {
+		rows, err := copyTable(ctx, c, t, n.srv.Encoding, w)
+		n.putWorker(c, err == nil)
+		if err != nil {
+			return 0, fmt.Errorf("dump table %s: %w", t.Object, err)
+		}
+		return rows, nil
+	})
+	facts := func() source.Facts { return cs.sum.facts(plainName(t.Object)) }
+	return n.track(ctx, dataPrefix+plainName(t.Object), cs, facts, nil)
+}
+
+func (n *snapshot) openObjects(ctx context.Context) (io.ReadCloser, error) {
+	c, err := n.worker(ctx)
+	if err != nil {
+		return nil, n.fail(fmt.Errorf("dump large objects: %w", err))
+	}
+	l := newLOStream(ctx, c)
+	facts := func() source.Facts { return l.sum.facts("large objects") }
+	return n.track(ctx, objectStream, l, facts, func() { n.putWorker(c, l.err == io.EOF) })
+}
+
+// worker returns a session that has joined the snapshot.
+func (n *snapshot) worker(ctx context.Context) (*pgx.Conn, error) {
+	select {
+	case c := <-n.idle:
+		return c, nil
+	default:
+	}
+	c, err := n.dialer.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = simple(ctx, c, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT "+literal(n.held.Snapshot))
+	if err != nil {
+		closeConn(c)
+		return nil, fmt.Errorf("join snapshot: %w", err)
+	}
+	return c, nil
+}
+
+// putWorker keeps a session whose work ended well for the next table.
+func (n *snapshot) putWorker(c *pgx.Conn, well bool) {
+	if well {
+		select {
+		case n.idle <- c:
+			return
+		default:
+		}
+	}
+	closeConn(c)
+}
+
+// Finish checks that every stream was read to its end and that the locks and
+// the snapshot were held all the time.
+func (n *snapshot) Finish(ctx context.Context) (source.Report, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	name := n.dialer.name()
+	if n.failed != nil {
+		return source.Report{}, fmt.Errorf("postgres: snapshot of %s: %w", name, n.failed)
+	}
+	for _, s := range n.streams {
+		if n.left[s.Name] {
+			return source.Report{}, fmt.Errorf("postgres: snapshot of %s: stream %s was not read to its end", name, s.Name)
+		}
+	}
+	for what, c := range map[string]*pgx.Conn{"the session that holds the locks": n.held.lock, "the session that holds the snapshot": n.held.coord} {
+		err := simple(ctx, c, "SELECT 1")
+		if err == nil && c.PgConn().TxStatus() != 'T' {
+			err = errors.New("its transaction ended")
+		}
+		if err != nil {
+			return source.Report{}, fmt.Errorf("postgres: snapshot of %s: %s was lost: %w", name, what, err)
+		}
+	}
+	return source.Report{Streams: n.facts, Detail: n.detail}, nil
+}
+
+// Close ends all sessions and child processes; the second call does nothing.
+func (n *snapshot) Close() error {
+	n.cancel(errors.New("snapshot closed"))
+	for {
+		n.mu.Lock()
+		var r io.Closer
+		for r = range n.active {
+			break
+		}
+		n.mu.Unlock()
+		if r == nil {
+			break
+		}
+		_ = r.Close() // takes itself out of active
+	}
+	for {
+		select {
+		case c := <-n.idle:
+			closeConn(c)
+			continue
+		default:
+		}
+		break
+	}
+	n.held.close()
+	if n.env == nil {
+		return nil
+	}
+	return n.env.remove()
+}
