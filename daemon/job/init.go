@@ -146,7 +146,7 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 		if err != nil {
 			return err
 		}
-		if info.Key != "RECOVER.txt" && info.Key != "FORMAT.md" && info.Key != "probe" {
+		if info.Key != "RECOVER.txt" && info.Key != "FORMAT.md" {
 			return fmt.Errorf("%w: it is not empty (%q) and has no marker: it belongs to something else", ErrRefused, info.Key)
 		}
 	}

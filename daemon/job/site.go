@@ -12,6 +12,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
@@ -71,7 +72,11 @@ func (s *Site) Close() error { return s.Box.Close() }
 
 // SpecOf turns a configured store into its specification.
 func SpecOf(s config.Store) spec.Spec {
-	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region,
+	prefix := s.Prefix
+	if prefix != "" && !strings.HasSuffix(prefix, "/") {
+		prefix += "/"
+	}
+	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
 		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile}
 }
 

@@ -24,7 +24,7 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 	}
 	switch d.Source {
 	case "postgres":
-		restrict, err := s.restrictKey(t)
+		restrict, err := s.restrictKey(t, d.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -40,13 +40,13 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 	return nil, fmt.Errorf("%w: unknown source %q", ErrRefused, d.Source)
 }
 
-// restrictKey is the token of a tenant's dumps: the same every week, so that
+// restrictKey is the token of a dataset's dumps: the same every week, so that
 // equal schemas are equal bytes, and unknown to whoever owns the database.
-func (s *Site) restrictKey(t box.Tenant) (string, error) {
+func (s *Site) restrictKey(t box.Tenant, dataset string) (string, error) {
 	c, err := s.Box.Catalogue(t.ID)
 	if err != nil {
 		return "", err
 	}
-	b, err := c.Derive([]byte("strongroom pg_dump restrict key 1"), 24)
+	b, err := c.Derive([]byte("strongroom pg_dump restrict key 1\n"+dataset), 24)
 	return hex.EncodeToString(b), err
 }

@@ -124,10 +124,10 @@ func Restore(ctx context.Context, o *repo.Opened, opt Options) (*Result, error) 
 	case strings.HasPrefix(opt.To, "postgres://"), strings.HasPrefix(opt.To, "postgresql://"):
 		err = s.toPostgres(ctx, opt, r)
 	case opt.To == "-":
-		if len(opt.Only) > 0 {
-			return nil, fmt.Errorf("%w: --only does not go with --to -", ErrTarget)
+		if len(opt.Only) > 0 && s.desc.Engine != "files" {
+			return nil, fmt.Errorf("%w: --only with --to - works for trees of files", ErrTarget)
 		}
-		err = s.plain(ctx, opt.Stdout)
+		err = s.plain(ctx, opt.Stdout, opt.Only)
 	case opt.To == "":
 		return nil, fmt.Errorf("%w: --to is missing", ErrTarget)
 	default:
@@ -156,7 +156,7 @@ func (s *stored) toPostgres(ctx context.Context, opt Options, r *Result) error {
 
 // plain writes the snapshot as one stream: SQL, the database file, the
 // command's output, or a tar.
-func (s *stored) plain(ctx context.Context, w io.Writer) error {
+func (s *stored) plain(ctx context.Context, w io.Writer, only []string) error {
 	switch s.desc.Engine {
 	case "postgres":
 		return postgres.WritePlain(ctx, s, w)
@@ -165,7 +165,7 @@ func (s *stored) plain(ctx context.Context, w io.Writer) error {
 	case "command":
 		return command.WritePlain(ctx, s, w)
 	case "files":
-		return files.WriteTar(ctx, s, w)
+		return files.WriteTar(ctx, s, only, w)
 	}
 	return s.unknown()
 }
@@ -177,7 +177,7 @@ func (s *stored) toFile(ctx context.Context, path string, overwrite bool) error 
 		return err
 	}
 	defer f.Discard()
-	if err := s.plain(ctx, f); err != nil {
+	if err := s.plain(ctx, f, nil); err != nil {
 		return err
 	}
 	return f.Commit()
@@ -205,7 +205,7 @@ func (s *stored) toPath(ctx context.Context, opt Options, r *Result) error {
 		return command.Restore(ctx, s, command.Target{Path: path, Overwrite: opt.Overwrite})
 	case "files":
 		rep, err := files.Restore(ctx, s, files.Target{Path: path, Only: opt.Only, Overwrite: opt.Overwrite})
-		r.Warnings = append(r.Warnings, rep.Warnings...)
+		r.Warnings = append(r.Warnings, rep.Notes...)
 		return err
 	}
 	return s.unknown()

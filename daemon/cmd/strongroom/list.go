@@ -191,11 +191,36 @@ func (a *app) lsFiles(cmd *cobra.Command, o *repo.Opened) error {
 		if err != nil {
 			return err
 		}
-		if err := a.ui.Result(e, "%s\n", e.String()); err != nil {
+		if err := a.ui.Result(fileRow(e), "%s %10s %s %q%s\n", modeText(e), rescue.Bytes(e.Size), e.ModTime.UTC().Format("2006-01-02 15:04:05"), e.Path, linkText(e)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// fileRow is a file as ls --json prints it; a name that is not UTF-8 is quoted
+// as Go would.
+func fileRow(e files.Entry) map[string]any {
+	return map[string]any{"path": e.Path, "quoted": fmt.Sprintf("%+q", e.Path), "kind": e.Type, "mode": fmt.Sprintf("%04o", e.Mode),
+		"uid": e.UID, "gid": e.GID, "size": e.Size, "mtime": e.ModTime, "changed": e.Changed}
+}
+
+func modeText(e files.Entry) string { return fmt.Sprintf("%-8v %04o", e.Type, e.Mode) }
+
+func linkText(e files.Entry) string {
+	switch {
+	case e.Target != "":
+		return fmt.Sprintf(" -> %q", e.Target)
+	case e.Link != "":
+		return fmt.Sprintf(" = %q", e.Link)
+	}
+	return ""
+}
+
+// sameFile compares what a backup is for: contents and what a restore sets.
+func sameFile(a, b files.Entry) bool {
+	return a.Type == b.Type && a.Mode == b.Mode && a.UID == b.UID && a.GID == b.GID && a.Size == b.Size && a.Sum == b.Sum &&
+		a.Target == b.Target && a.ModTime.Equal(b.ModTime) && a.Major == b.Major && a.Minor == b.Minor
 }
 
 func (a *app) diffCommand() *cobra.Command {
@@ -303,24 +328,24 @@ func (a *app) diffFiles(cmd *cobra.Command, x, y *repo.Opened) error {
 		if err != nil {
 			return err
 		}
-		before[string(e.Path)] = e
+		before[e.Path] = e
 	}
 	changes := []change{}
 	for e, err := range files.ReadTree(cmd.Context(), sy) {
 		if err != nil {
 			return err
 		}
-		b, ok := before[string(e.Path)]
-		delete(before, string(e.Path))
+		b, ok := before[e.Path]
+		delete(before, e.Path)
 		switch {
 		case !ok:
-			changes = append(changes, change{Name: string(e.Path), Change: "added", Bytes: e.Size})
-		case !e.SameAs(b):
-			changes = append(changes, change{Name: string(e.Path), Change: "changed", Bytes: e.Size - b.Size})
+			changes = append(changes, change{Name: e.Path, Change: "added", Bytes: e.Size})
+		case !sameFile(e, b):
+			changes = append(changes, change{Name: e.Path, Change: "changed", Bytes: e.Size - b.Size})
 		}
 	}
 	for _, e := range before {
-		changes = append(changes, change{Name: string(e.Path), Change: "removed", Bytes: -e.Size})
+		changes = append(changes, change{Name: e.Path, Change: "removed", Bytes: -e.Size})
 	}
 	return a.printDiff(x, y, changes)
 }

@@ -58,6 +58,9 @@ func run(ctx context.Context, args []string, in io.Reader, stdout, stderr io.Wri
 		return exit.OK
 	}
 	code := exit.Of(err)
+	if strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
+		code = exit.Usage
+	}
 	if ctx.Err() != nil {
 		code = exit.Interrupted
 		err = errors.New("interrupted")

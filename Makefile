@@ -1,0 +1,61 @@
+# Everything is built into bin/ and run under var/; both are ignored by git.
+SHELL := /bin/bash
+export CGO_ENABLED ?= 0
+GOBIN := $(CURDIR)/bin
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GOFLAGS_BUILD := -trimpath -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
+
+VERSITYGW := v1.8.0
+STATICCHECK := v0.8.2
+GOVULNCHECK := v1.9.0
+
+.PHONY: build demo test race fuzz lint bench faults clean packages
+
+build:
+	@mkdir -p bin
+	go build $(GOFLAGS_BUILD) -o bin/ ./daemon/cmd/strongroom ./custody/cmd/strongroom-recover
+
+demo: build
+	@go run ./daemon/cmd/demo -bin bin/strongroom -recover bin/strongroom-recover -dir var/demo
+
+# All tests, against real PostgreSQL and real S3 servers.
+test: packages bin/versitygw build
+	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
+	go test -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -short -timeout 20m $(RACE)
+
+# What shares memory between goroutines.
+RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/store/... ./custody/... ./source/...
+
+race: packages bin/versitygw build
+	CGO_ENABLED=1 go test -race -timeout 40m ./...
+
+lint: bin/staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	bin/staticcheck ./...
+	go test -count=1 -run TestPolicy ./daemon
+	@.ci/vulncheck $(GOVULNCHECK)
+
+fuzz:
+	@.ci/fuzz $(or $(FUZZTIME),20s)
+
+bench:
+	go test -run '^$$' -bench . ./chunker ./erasure ./repo/... ./source/...
+
+# The long tiers: every kill point, every fault.
+faults: packages bin/versitygw build
+	STRONGROOM_FAULTS=1 go test -count=1 -timeout 60m -v -run 'Crash|Fault|Kill' ./repo/... ./daemon/...
+
+clean:
+	rm -rf bin var
+
+# Debian packages that the tests need.
+packages:
+	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux
+
+bin/versitygw:
+	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+
+bin/staticcheck:
+	GOBIN=$(GOBIN) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)

@@ -1,0 +1,168 @@
+package daemon_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// allowed is the direction of imports: a statement of policy. Do not edit it to
+// make a build pass; a new edge wants an argument. The left side may import
+// the right ones, and nothing else of this module. "x/..." stands for x and
+// all below it.
+var allowed = map[string][]string{
+	"chunker":              {},
+	"erasure":              {},
+	"repo/seal":            {},
+	"repo/store":           {},
+	"repo/store/dir":       {"repo/store"},
+	"repo/store/s3":        {"repo/store"},
+	"repo/store/spec":      {"repo/store", "repo/store/dir", "repo/store/s3"},
+	"repo/store/storetest": {"repo/store", "repo/store/s3"},
+	"repo/pack":            {"repo/seal"},
+	"repo/spread":          {"erasure", "repo/store"}, // never seal: repair needs no keys
+	"repo":                 {"chunker", "erasure", "repo/seal", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
+
+	"source":                {},
+	"source/postgres":       {"source"},
+	"source/postgres/...":   {"source", "source/postgres/..."},
+	"source/sqlite":         {"source", "source/files/publish", "source/files/scratch"},
+	"source/command":        {"source", "source/files/publish"},
+	"source/files":          {"source", "source/files/publish", "source/files/scratch"},
+	"source/files/publish":  {},
+	"source/files/scratch":  {},
+	"source/loader":         {"repo", "source", "source/..."},
+	"custody/keys":          {"custody/keys/..."},
+	"custody/keys/box":      {"custody/keys", "custody/keys/..."},
+	"custody/keys/doc":      {},
+	"custody/keys/paper":    {},
+	"custody/keys/secret":   {},
+	"custody/keys/share":    {"custody/keys/paper", "custody/keys/secret"},
+	"custody/exit":          {"custody/keys", "custody/keys/...", "repo", "repo/...", "source/..."},
+	"custody/rescue":        {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
+	"custody/cmd/...":       {"custody/exit", "custody/rescue"},
+	"daemon/config":         {},
+	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
+	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
+	"daemon/cmd/demo":       {},
+}
+
+// starters may start other programs.
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/cmd/demo)$`)
+
+// networked may speak HTTP.
+var networked = regexp.MustCompile(`^repo/store/(s3|storetest)$`)
+
+type goPackage struct {
+	ImportPath, Dir, Doc string
+	GoFiles, Imports     []string
+	TestGoFiles          []string
+}
+
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Doc,GoFiles,Imports,TestGoFiles", "strongroom/...")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []goPackage
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p goPackage
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.GoFiles) > 0 {
+			all = append(all, p)
+		}
+	}
+	if len(all) < 15 {
+		t.Fatalf("only %d packages listed", len(all))
+	}
+	return all
+}
+
+func matches(pattern, path string) bool {
+	if base, ok := strings.CutSuffix(pattern, "/..."); ok {
+		return path == base || strings.HasPrefix(path, base+"/")
+	}
+	return pattern == path
+}
+
+// rules returns the edges allowed to a package: of its own line, else of the
+// longest pattern that holds it.
+func rules(path string) ([]string, bool) {
+	if r, ok := allowed[path]; ok {
+		return r, true
+	}
+	best, found := "", false
+	for p := range allowed {
+		if strings.HasSuffix(p, "/...") && matches(p, path) && len(p) > len(best) {
+			best, found = p, true
+		}
+	}
+	return allowed[best], found
+}
+
+func TestPolicyImportsGoOneWay(t *testing.T) {
+	for _, p := range listPackages(t) {
+		path := strings.TrimPrefix(p.ImportPath, "strongroom/")
+		edges, ok := rules(path)
+		if !ok {
+			t.Errorf("%s is not in the table of imports", path)
+			continue
+		}
+		for _, imp := range p.Imports {
+			own, local := strings.CutPrefix(imp, "strongroom/")
+			switch {
+			case local && !slices.ContainsFunc(edges, func(e string) bool { return matches(e, own) }):
+				t.Errorf("%s imports %s, which the table does not allow", path, own)
+			case imp == "os/exec" && !starters.MatchString(path):
+				t.Errorf("%s starts programs", path)
+			case imp == "net/http" && !networked.MatchString(path):
+				t.Errorf("%s speaks HTTP", path)
+			case imp == "unsafe" || imp == "C":
+				t.Errorf("%s imports %q", path, imp)
+			}
+		}
+	}
+}
+
+func TestPolicyEveryPackageSaysWhatItIs(t *testing.T) {
+	for _, p := range listPackages(t) {
+		if len(p.Doc) < 20 || !strings.HasPrefix(p.Doc, "Package ") && !strings.HasPrefix(p.Doc, "Command ") {
+			t.Errorf("%s: doc comment %q", p.ImportPath, p.Doc)
+		}
+	}
+}
+
+// direct is the list of modules that our code may use. Each was argued for in
+// the commit that added it.
+var direct = []string{
+	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
+	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/sync", "golang.org/x/sys",
+	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
+	// tests
+	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "pgregory.net/rapid",
+}
+
+func TestPolicyDirectDependencies(t *testing.T) {
+	b, err := os.ReadFile("../go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		f := strings.Fields(strings.TrimPrefix(strings.TrimSpace(line), "require "))
+		if len(f) < 2 || !strings.Contains(f[0], ".") || !strings.HasPrefix(f[1], "v") || strings.Contains(line, "// indirect") {
+			continue
+		}
+		if !slices.Contains(direct, f[0]) {
+			t.Errorf("go.mod requires %s, which is not on the list", f[0])
+		}
+	}
+}
