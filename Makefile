@@ -40,7 +40,8 @@ lint: bin/staticcheck
 fuzz:
 	@.ci/fuzz $(or $(FUZZTIME),20s)
 
-bench:
+bench: packages build
+	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
 	go test -run '^$$' -bench . ./chunker ./erasure ./repo/... ./source/...
 
 # The long tiers: every kill point, every fault.
