@@ -31,7 +31,8 @@ type Config struct {
 	// Path is the database file.
 	Path string
 	// Scratch is the directory for an encrypted, nameless copy of a database
-	// that is not in WAL mode; it needs room for the whole database.
+	// that is not in WAL mode or that no one has open; it needs room for the
+	// whole database.
 	Scratch string
 	// BusyTimeout is how long to wait for a lock that another process holds;
 	// 0 means 30 s.
@@ -39,7 +40,11 @@ type Config struct {
 }
 
 // Source is a SQLite database.
-type Source struct{ cfg Config }
+type Source struct {
+	cfg Config
+
+	hookCopied func() // called, for tests, when a quiet database was copied and not yet checked
+}
 
 var _ source.Source = (*Source)(nil)
 
@@ -57,12 +62,15 @@ func New(cfg Config) (*Source, error) {
 	if cfg.BusyTimeout < time.Millisecond || cfg.BusyTimeout > time.Hour {
 		return nil, fmt.Errorf("sqlite: busy timeout %v: want 1ms to 1h", cfg.BusyTimeout)
 	}
-	return &Source{cfg: cfg}, nil
+	return &Source{cfg: cfg, hookCopied: func() {}}, nil
 }
 
 // Probe checks that the file is a database that can be read.
 func (s *Source) Probe(ctx context.Context) (source.Description, error) {
-	r, err := s.begin(ctx)
+	r, err := s.beginQuiet(ctx)
+	if r == nil && err == nil {
+		r, err = s.begin(ctx, false)
+	}
 	if err != nil {
 		return source.Description{}, err
 	}
@@ -80,19 +88,33 @@ func (s *Source) Probe(ctx context.Context) (source.Description, error) {
 // Pages come from sqlite_dbpage, which reads them through the same pager as
 // the backup API does (https://www.sqlite.org/dbpage.html), but needs no
 // second database file in clear, leaves schema cookie and change counter as
-// they are, and can be interrupted.
+// they are, and can be interrupted. Of a database that no one has open there
+// is more in quiet.go.
 func (s *Source) Open(ctx context.Context) (source.Snapshot, error) {
-	r, err := s.begin(ctx)
+	if snap, err := s.openQuiet(ctx); snap != nil || err != nil {
+		return snap, err
+	}
+	r, err := s.begin(ctx, false)
 	if err != nil {
 		return nil, err
 	}
+	snap, err := s.hold(ctx, r, r.journal != "wal")
+	if err != nil {
+		return nil, err
+	}
+	return snap, nil
+}
+
+// hold makes a snapshot of a read transaction and owns it from here on.
+func (s *Source) hold(ctx context.Context, r *reader, copied bool) (*snapshot, error) {
 	snap := &snapshot{desc: r.describe(), time: r.time, pageSize: r.pageSize, pages: r.pages}
+	var err error
 	if snap.detail, err = inspect(ctx, r.conn); err != nil {
 		r.close()
 		return nil, fmt.Errorf("sqlite: inspect %s: %w", s.cfg.Path, err)
 	}
 	snap.detail.PageSize, snap.detail.Pages, snap.detail.Journal = r.pageSize, r.pages, r.journal
-	if r.journal == "wal" {
+	if !copied {
 		snap.live = r
 		return snap, nil
 	}
@@ -127,7 +149,7 @@ type reader struct {
 	pageSize int
 	pages    int64
 	journal  string // "wal", else a rollback mode
-	size     int64
+	quiet    stamp  // of a file read without locks
 }
 
 // begin opens the file read-only and starts a read transaction. It never opens
@@ -135,7 +157,7 @@ type reader struct {
 // all POSIX locks that this process holds on it, also those of another
 // connection (https://www.sqlite.org/howtocorrupt.html, 2.2), and the daemon's
 // own state database is backed up by the daemon.
-func (s *Source) begin(ctx context.Context) (*reader, error) {
+func (s *Source) begin(ctx context.Context, immutable bool) (*reader, error) {
 	st, err := os.Stat(s.cfg.Path)
 	if err != nil {
 		return nil, fmt.Errorf("sqlite: %w", err)
@@ -147,7 +169,8 @@ func (s *Source) begin(ctx context.Context) (*reader, error) {
 		return nil, fmt.Errorf("sqlite: %s is empty, not a SQLite database", s.cfg.Path)
 	}
 	db, err := sql.Open("sqlite", dsn(s.cfg.Path, url.Values{
-		"mode": {"ro"},
+		"mode":      {"ro"},
+		"immutable": {strconv.FormatBool(immutable)},
 		"_pragma": {
 			"busy_timeout(" + strconv.FormatInt(s.cfg.BusyTimeout.Milliseconds(), 10) + ")",
 			"query_only(1)", "trusted_schema(0)",
@@ -190,6 +213,9 @@ func (r *reader) start(ctx context.Context) (err error) {
 	if r.pageSize, err = pageSize(first); err != nil {
 		return err
 	}
+	if first[18] == 2 { // what the pragma says of an immutable file is not it
+		r.journal = "wal"
+	}
 	if len(first) != r.pageSize {
 		return fmt.Errorf("page 1 has %d bytes, its header says %d", len(first), r.pageSize)
 	}
@@ -202,17 +228,19 @@ func (s *Source) explain(err error) error {
 	if !errors.As(err, &e) {
 		return err
 	}
+	switch e.Code() {
+	case lib.SQLITE_READONLY_ROLLBACK, lib.SQLITE_READONLY_RECOVERY:
+		return fmt.Errorf("a writer crashed and left a journal that only a connection with write access can play back; "+
+			"open it once with its own program: %w", err)
+	}
 	switch e.Code() & 0xff {
 	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED:
 		return fmt.Errorf("busy: another process kept it locked for %v: %w", s.cfg.BusyTimeout, err)
 	case lib.SQLITE_NOTADB:
 		return fmt.Errorf("not a SQLite database, or an encrypted one: %w", err)
-	case lib.SQLITE_READONLY:
-		return fmt.Errorf("a writer crashed and left a journal that only a connection with write access can roll back: "+
-			"open it once with its own program: %w", err)
-	case lib.SQLITE_CANTOPEN:
-		return fmt.Errorf("cannot be opened; in WAL mode a reader needs its -wal and -shm files, "+
-			"or write access to the directory while no one has it open: %w", err)
+	case lib.SQLITE_CANTOPEN, lib.SQLITE_READONLY:
+		return fmt.Errorf("cannot be read; with a -wal file a reader needs to read that and -shm, "+
+			"and where there is no -shm to make one: %w", err)
 	}
 	return err
 }

@@ -72,13 +72,13 @@ func exec1(t *testing.T, db *sql.DB, q string) {
 // are as many as the counter says.
 func bank(t *testing.T, path, journal string) *sql.DB {
 	t.Helper()
-	db := rw(t, path, "journal_mode("+journal+")")
+	db := rw(t, path, "journal_mode("+journal+")", "synchronous(off)")
 	exec1(t, db, `CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL, pad BLOB)`)
 	exec1(t, db, `CREATE TABLE transfer (id INTEGER PRIMARY KEY, a INTEGER, b INTEGER, note TEXT)`)
 	exec1(t, db, `CREATE INDEX transfer_a ON transfer (a, b)`)
 	exec1(t, db, `CREATE TABLE counter (n INTEGER)`)
 	exec1(t, db, `INSERT INTO counter VALUES (0)`)
-	exec1(t, db, `WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i < 20000)
+	exec1(t, db, `WITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM c WHERE i < 4000)
 		INSERT INTO account SELECT i, 0, randomblob(400) FROM c`)
 	return db
 }
@@ -96,9 +96,9 @@ func moveMoney(path string) error {
 			return err
 		}
 		for _, q := range []string{
-			`UPDATE account SET balance = balance - 7, pad = randomblob(400) WHERE id = abs(random()) % 10000 + 1`,
-			`UPDATE account SET balance = balance + 7, pad = randomblob(401) WHERE id = abs(random()) % 10000 + 10001`,
-			`INSERT INTO transfer (a, b, note) VALUES (abs(random()) % 10000, 2, hex(randomblob(200)))`,
+			`UPDATE account SET balance = balance - 7, pad = randomblob(400) WHERE id = abs(random()) % 2000 + 1`,
+			`UPDATE account SET balance = balance + 7, pad = randomblob(401) WHERE id = abs(random()) % 2000 + 2001`,
+			`INSERT INTO transfer (a, b, note) VALUES (abs(random()) % 4000, 2, hex(randomblob(200)))`,
 			`UPDATE counter SET n = n + 1`,
 		} {
 			if _, err := tx.Exec(q); err != nil {
@@ -229,8 +229,8 @@ func TestSnapshotIsOneMomentWhileAnotherProcessWrites(t *testing.T) {
 			if sum != 0 || n != transfers || n < 20 {
 				t.Errorf("balances sum to %d, %d transfers where the counter says %d", sum, transfers, n)
 			}
-			if d.Rows != 20000+1+n || rep.Streams["database"].Rows != d.Rows {
-				t.Errorf("report says %d rows, want %d", d.Rows, 20001+n)
+			if d.Rows != 4000+1+n || rep.Streams["database"].Rows != d.Rows {
+				t.Errorf("report says %d rows, want %d", d.Rows, 4001+n)
 			}
 		})
 	}
@@ -248,11 +248,49 @@ func TestQuietDatabaseIsSavedByteForByte(t *testing.T) {
 		if !bytes.Equal(st.data, before) {
 			t.Errorf("%s: snapshot differs from the closed file", journal)
 		}
+		if names, _ := filepath.Glob(path + "*"); len(names) != 1 {
+			t.Errorf("%s: reading left %q", journal, names)
+		}
 		after, _ := os.ReadFile(path)
 		if !bytes.Equal(after, before) {
 			t.Errorf("%s: reading changed the database", journal)
 		}
 	}
+}
+
+func TestWriterThatComesDuringAQuietCopyIsSeen(t *testing.T) {
+	for _, stays := range []bool{true, false} {
+		path := filepath.Join(t.TempDir(), "x.db")
+		bank(t, path, "wal").Close()
+		s := newSource(t, path)
+		calls := 0
+		s.hookCopied = func() {
+			calls++
+			db := rw(t, path)
+			exec1(t, db, `INSERT INTO transfer (note) VALUES ('late')`)
+			if !stays {
+				db.Close()
+			}
+		}
+		_, rep := save(t, s, nil)
+		if got := rep.Streams["database"].Rows; calls != 1 || got != 4000+1+1 {
+			t.Errorf("writer stays %v: %d copies, %d rows, want the late one too", stays, calls, got)
+		}
+	}
+}
+
+func TestReadOnlyDirectoryOfAClosedDatabase(t *testing.T) {
+	if os.Geteuid() == 0 {
+		t.Skip("root may write everywhere; run the tests as an ordinary user to see this one")
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "x.db")
+	bank(t, path, "wal").Close()
+	if err := os.Chmod(dir, 0o555); err != nil {
+		t.Fatal(err)
+	}
+	defer os.Chmod(dir, 0o755)
+	save(t, newSource(t, path), nil)
 }
 
 func TestEveryPageSize(t *testing.T) {
