@@ -149,10 +149,12 @@ func TestDamageIsLocated(t *testing.T) {
 				t.Errorf("shard %d, column %d: %v, %v", i, c, damaged, err)
 			}
 		}
-		first := bytes.Clone(b)
-		first[10] ^= 1
-		if got, _, err := CheckShard(first); err != nil || got != h {
-			t.Errorf("shard %d: header copy: %v", i, err)
+		for _, at := range []int{10, len(b) - HeaderLen + 10} {
+			bad := bytes.Clone(b)
+			bad[at] ^= 1
+			if got, _, err := CheckShard(bad); !errors.Is(err, ErrFormat) || got != h {
+				t.Errorf("shard %d, byte %d: %+v, %v", i, at, got, err)
+			}
 		}
 		for _, cut := range []int{0, 1, HeaderLen, 2 * HeaderLen, len(b) - 1} {
 			if _, _, err := CheckShard(b[:cut]); !errors.Is(err, ErrFormat) {

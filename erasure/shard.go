@@ -215,16 +215,22 @@ func ParseSums(b []byte, columns int) ([]uint32, error) {
 func Sum(column []byte) uint32 { return crc32.Checksum(column, castagnoli) }
 
 // CheckShard reads a whole shard: its header, and the columns that are
-// damaged.
+// damaged. With one header damaged it returns the other and an error.
 func CheckShard(b []byte) (h Header, damaged []int, err error) {
 	if len(b) < 2*HeaderLen {
 		return Header{}, nil, fmt.Errorf("%w: %d bytes", ErrFormat, len(b))
 	}
-	if h, err = ParseHeader(b[:HeaderLen]); err != nil {
-		// The copy at the end serves when the first one is damaged.
-		if h, err = ParseHeader(b[len(b)-HeaderLen:]); err != nil {
-			return Header{}, nil, err
-		}
+	h, err = ParseHeader(b[:HeaderLen])
+	tail, tailErr := ParseHeader(b[len(b)-HeaderLen:])
+	switch {
+	case err != nil && tailErr != nil:
+		return Header{}, nil, err
+	case err != nil: // the copy at the end says what the shard is
+		return tail, nil, fmt.Errorf("first header: %w", err)
+	case tailErr != nil:
+		return h, nil, fmt.Errorf("header copy at the end: %w", tailErr)
+	case h != tail:
+		return h, nil, fmt.Errorf("%w: its two headers differ", ErrFormat)
 	}
 	if int64(len(b)) != h.ShardLen() {
 		return h, nil, fmt.Errorf("%w: %d bytes, header says %d", ErrFormat, len(b), h.ShardLen())

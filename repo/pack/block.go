@@ -97,6 +97,9 @@ func (e *Expander) Expand(dst, stored []byte, codec Codec, rawLen int) ([]byte, 
 	case CodecRaw:
 		dst = append(dst, stored...)
 	case CodecZstd:
+		if err := oneFrame(stored); err != nil {
+			return nil, err
+		}
 		// The decoder's limit counts what is in front too, so it gets the free
 		// part alone, and returns another array if that is too short.
 		out, err := e.dec.DecodeAll(stored, dst[at:at])
@@ -115,6 +118,38 @@ func (e *Expander) Expand(dst, stored []byte, codec Codec, rawLen int) ([]byte, 
 		return nil, fmt.Errorf("%w: block has %d bytes, its table says %d", ErrCorrupt, len(dst)-at, rawLen)
 	}
 	return dst, nil
+}
+
+// oneFrame reports whether b is exactly one zstd frame: the decoder would take
+// several, or skippable ones around it, and then one block had many spellings.
+// RFC 8878, 3.1.1: header, blocks of a 3-byte header each, checksum if any.
+func oneFrame(b []byte) error {
+	var h zstd.Header
+	if err := h.Decode(b); err != nil || h.Skippable || h.DictionaryID != 0 {
+		return fmt.Errorf("%w: zstd: not a frame", ErrCorrupt)
+	}
+	rest := b[h.HeaderSize:]
+	for last := false; !last; {
+		if len(rest) < 3 {
+			return fmt.Errorf("%w: zstd: frame cut off", ErrCorrupt)
+		}
+		head := uint32(rest[0]) | uint32(rest[1])<<8 | uint32(rest[2])<<16
+		size := int(head >> 3)
+		if head>>1&3 == 1 { // one byte, repeated
+			size = 1
+		}
+		if len(rest) < 3+size {
+			return fmt.Errorf("%w: zstd: frame cut off", ErrCorrupt)
+		}
+		rest, last = rest[3+size:], head&1 == 1
+	}
+	if h.HasCheckSum && len(rest) == 4 {
+		rest = nil
+	}
+	if len(rest) != 0 {
+		return fmt.Errorf("%w: zstd: %d bytes behind the frame", ErrCorrupt, len(rest))
+	}
+	return nil
 }
 
 // EntryLen is the length of a marshalled Entry in bytes.

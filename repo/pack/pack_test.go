@@ -57,6 +57,7 @@ func TestExpandRefusesWhatItWasNotToldToExpect(t *testing.T) {
 		t.Fatal(err)
 	}
 	big = bytes.Clone(big)
+	half := c.enc.EncodeAll(make([]byte, MaxBlock/2), nil)
 	bomb := c.enc.EncodeAll(make([]byte, 8<<20), nil)
 	cases := map[string]struct {
 		stored []byte
@@ -66,6 +67,9 @@ func TestExpandRefusesWhatItWasNotToldToExpect(t *testing.T) {
 		"shorter than the table says": {big, CodecZstd, MaxBlock - 1},
 		"cut off":                     {big[:len(big)-1], CodecZstd, MaxBlock},
 		"eight MiB in one frame":      {bomb, CodecZstd, MaxBlock},
+		"two frames":                  {append(bytes.Clone(half), half...), CodecZstd, MaxBlock},
+		"a skippable frame behind":    {append(bytes.Clone(big), 0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0), CodecZstd, MaxBlock},
+		"a skippable frame in front":  {append([]byte{0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0}, big...), CodecZstd, MaxBlock},
 		"no frame":                    {[]byte("hello"), CodecZstd, 5},
 		"unknown codec":               {[]byte("hello"), 2, 5},
 		"raw of other length":         {[]byte("hello"), CodecRaw, 4},

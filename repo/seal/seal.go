@@ -267,8 +267,13 @@ func Seal(key, aad, plaintext []byte) ([]byte, error) {
 
 // Open returns the plaintext of a whole message made by Seal.
 func Open(key, aad, msg []byte) ([]byte, error) {
-	if len(msg) < HeaderLen+SegmentOverhead {
+	if len(msg) < HeaderLen {
 		return nil, fmt.Errorf("seal: message has %d bytes", len(msg))
+	}
+	// One length a plaintext: a full segment and an empty last one behind it
+	// is not how Seal ends a message.
+	if _, err := PlainLen(int64(len(msg) - HeaderLen)); err != nil {
+		return nil, err
 	}
 	o, err := NewOpener(key, aad, msg[:HeaderLen])
 	if err != nil {
