@@ -7,12 +7,15 @@ import (
 
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/keys/doc"
+	"strongroom/custody/keys/paper"
 	"strongroom/custody/keys/share"
 	"strongroom/repo"
 	"strongroom/repo/pack"
 	"strongroom/repo/seal"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
+	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
 )
@@ -73,6 +76,10 @@ var table = []struct {
 	{keys.ErrOtherKey, WrongKey},
 	{keys.ErrCapsule, WrongKey},
 	{keys.ErrNotReleased, WrongKey},
+	{keys.ErrOtherCopy, WrongKey},
+	{keys.ErrProof, WrongKey},
+	{keys.ErrRehearsal, Refused},
+	{box.ErrNoCopy, Refused},
 	{keys.ErrExpired, Refused},
 	{keys.ErrOnline, Refused},
 	{repo.ErrIncomplete, Incomplete},
@@ -80,11 +87,14 @@ var table = []struct {
 	{pack.ErrCorrupt, Integrity},
 	{seal.ErrAuth, Integrity},
 	{store.ErrTampered, Integrity},
+	{doc.ErrDamaged, Integrity},
+	{doc.ErrOther, Usage},
 	{repo.ErrNoSnapshot, NoRepository},
 	{box.ErrNoCredential, NoRepository},
 	{box.ErrNotInitialised, NoRepository},
 	{box.ErrLocked, Locked},
 	{publish.ErrExists, Refused},
+	{files.ErrNotEmpty, Refused},
 	{loader.ErrTarget, Usage},
 	{store.ErrReadOnly, Refused},
 	{store.ErrFull, Refused},
@@ -105,6 +115,10 @@ func Of(err error) Code {
 		if errors.Is(err, row.err) {
 			return row.code
 		}
+	}
+	var line *paper.LineError // a code, proof or share that was mistyped
+	if errors.As(err, &line) {
+		return WrongKey
 	}
 	var few *spread.TooFewError
 	if errors.As(err, &few) {

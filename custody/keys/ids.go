@@ -2,7 +2,7 @@
 // generations, so that the box can write without being able to read what it
 // has closed, and k holders of paper shares can always read.
 //
-// FORMAT-keys.md says the same in bytes. Types that hold secrets perform
+// Section 10 of repo/FORMAT.md says the same in bytes. Types that hold secrets perform
 // operations and show "[redacted]" wherever they are printed.
 package keys
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -48,7 +49,9 @@ When offline media are the stores, one machine without network does it all:
 
 A store is /path, dir:/path, or s3:https://host/bucket?region=R&access_key_file=F&secret_key_file=F.
 Without --store those of the kit are used.`,
-		Args: cobra.MaximumNArgs(1),
+		Args: func(c *cobra.Command, args []string) error {
+			return exit.With(exit.Usage, cobra.MaximumNArgs(1)(c, args))
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			target := ""
 			if len(args) == 1 {
@@ -67,6 +70,7 @@ Without --store those of the kit are used.`,
 	fs.DurationVar(&f.valid, "valid", 72*time.Hour, "how long the request is valid")
 	fs.StringArrayVar(&f.stores, "store", nil, "store; instead of those of the kit")
 	TargetFlags(c, &f.to)
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
 	return c
 }
 
@@ -123,7 +127,7 @@ func (f *flags) run(ctx context.Context, u *UI, target string) error {
 		return err
 	}
 	if len(f.shares) > 0 && networked && !f.networked {
-		return fmt.Errorf("%w: a store on the network was named; use --request and the offline station, or --shares-on-networked-host if that risk is taken", ErrNetworked)
+		return refuseNetwork("a store is on the network")
 	}
 	l, err := list(ctx, kit, m)
 	if err != nil {
@@ -142,15 +146,21 @@ func (f *flags) run(ctx context.Context, u *UI, target string) error {
 	return r.restore(ctx, u, target, f.to)
 }
 
+func refuseNetwork(why string) error {
+	return exit.With(exit.Refused, fmt.Errorf("shares must not meet on a networked host, and %s; use --request and the offline station, or --shares-on-networked-host if that risk is taken", why))
+}
+
 // opener combines shares or opens a release; a request needs neither.
 func (f *flags) opener(u *UI, kit keys.Kit) (opener, error) {
 	switch {
 	case len(f.shares) > 0:
-		if networkUp() {
+		if err := keys.CheckOffline(); errors.Is(err, keys.ErrOnline) {
 			if !f.networked {
-				return nil, fmt.Errorf("%w: this machine has a network interface that is up; use --request and the offline station, or --shares-on-networked-host if that risk is taken", ErrNetworked)
+				return nil, refuseNetwork("a network interface of this machine is up")
 			}
-			u.Log("WARNING: %d shares meet on a networked host. Treat the recovery key as exposed: make a new one and re-issue all kits afterwards.", len(f.shares))
+			u.Log("WARNING: shares meet on a networked host. Treat the recovery key as exposed: make a new one and re-issue all kits afterwards.")
+		} else if err != nil {
+			return nil, err
 		}
 		return withShares(kit, f.shares)
 	case f.release != "":
@@ -192,7 +202,7 @@ func (r *Rescue) request(u *UI, target, path string, valid time.Duration) error 
 		return err
 	}
 	if err := writeNew(path, body); err != nil {
-		return err
+		return errors.Join(err, os.Remove(path+".key")) // useless without its request
 	}
 	return u.Result(map[string]string{"request": path, "key": path + ".key", "code": code, "snapshot": snap.ID()},
 		"request for the generation of %s@%s written to %s\nits code is %s: the station must show the same\nkeep %s.key here; it opens the release and nothing else does\n",
@@ -201,11 +211,16 @@ func (r *Rescue) request(u *UI, target, path string, valid time.Duration) error 
 
 func writeNew(path string, body []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if errors.Is(err, fs.ErrExist) {
+		return exit.With(exit.Refused, fmt.Errorf("%s exists already", path))
+	} else if err != nil {
 		return err
 	}
 	_, err = f.Write(body)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }
 
 // print lists what can be recovered.
@@ -213,13 +228,13 @@ func (r *Rescue) print(u *UI) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATASET\tSNAPSHOT\tTIME\tSOURCE\tSIZE\tSTORES")
-	var items []map[string]any
+	items := []map[string]any{}
 	for _, s := range r.Snapshots("") {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Entry.Dataset, s.ID(), s.Time.Format("2006-01-02 15:04"), s.Entry.Source, Bytes(s.Entry.Read), strings.Join(s.Stores, ", "))
 		items = append(items, map[string]any{"dataset": s.Entry.Dataset, "snapshot": s.ID(), "time": s.Time, "stores": s.Stores, "catalogue": s.Entry})
 	}
 	w.Flush()
-	return u.Result(map[string]any{"tenant": r.Kit.Tenant, "snapshots": items}, "tenant %s, %d stores\n%s", r.Kit.Tenant, r.stores, b.String())
+	return u.Result(map[string]any{"tenant": r.Kit.Tenant, "snapshots": items}, "tenant %s, %s\n%s", r.Kit.Tenant, Count(r.stores, "store"), b.String())
 }
 
 func (r *Rescue) restore(ctx context.Context, u *UI, target string, o loader.Options) error {
@@ -245,12 +260,16 @@ func (r *Rescue) restore(ctx context.Context, u *UI, target string, o loader.Opt
 // PrintRestored says what a restore did.
 func PrintRestored(u *UI, snap *repo.Snapshot, res *loader.Result, took time.Duration) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored %s to %s: %s in %.1f s (%s/s)", snap.ID(), res.To, Bytes(res.Bytes), took.Seconds(), Bytes(int64(float64(res.Bytes)/max(took.Seconds(), 0.001))))
+	to := res.To
+	if to == "-" {
+		to = "stdout"
+	}
+	fmt.Fprintf(&b, "restored %s to %s: %s in %s", snap.ID(), to, Bytes(res.Bytes), Rate(res.Bytes, took))
 	if res.Tables > 0 {
-		fmt.Fprintf(&b, ", %d tables, %d rows", res.Tables, res.Rows)
+		fmt.Fprintf(&b, ", %s, %s", Count(res.Tables, "table"), Count(int(res.Rows), "row"))
 	}
 	if res.Verified > 0 {
-		fmt.Fprintf(&b, ", %d tables read again and equal", res.Verified)
+		fmt.Fprintf(&b, ", %s read again and equal", Count(res.Verified, "table"))
 	}
 	b.WriteString("\n")
 	for _, w := range res.Warnings {

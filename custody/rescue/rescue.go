@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -21,9 +21,6 @@ import (
 	"strongroom/repo/store"
 	"strongroom/repo/store/spec"
 )
-
-// ErrNetworked: shares were to meet on a machine with a network.
-var ErrNetworked = exit.With(exit.Refused, errors.New("shares must not meet on a networked host"))
 
 // opener opens generation keys: from shares or from a release.
 type opener interface {
@@ -52,10 +49,13 @@ type Rescue struct {
 	stores  int
 }
 
-// readBounded reads a file that a person named.
-func readBounded(path string, limit int64) ([]byte, error) {
+// ReadBounded reads a file that a person named, of at most limit bytes. One
+// that is not there is a mistake on the command line.
+func ReadBounded(path string, limit int64) ([]byte, error) {
 	f, err := os.Open(path)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, exit.With(exit.Usage, err)
+	} else if err != nil {
 		return nil, err
 	}
 	defer f.Close()
@@ -68,7 +68,7 @@ func readBounded(path string, limit int64) ([]byte, error) {
 
 // ReadKit reads a kit file.
 func ReadKit(path string) (keys.Kit, error) {
-	b, err := readBounded(path, 1<<20)
+	b, err := ReadBounded(path, 1<<20)
 	if err != nil {
 		return keys.Kit{}, fmt.Errorf("read kit: %w", err)
 	}
@@ -83,15 +83,16 @@ func ReadKit(path string) (keys.Kit, error) {
 func ReadShares(paths []string) ([]share.Share, error) {
 	var shares []share.Share
 	for _, p := range paths {
-		b, err := readBounded(p, 64<<10)
+		b, err := ReadBounded(p, 64<<10)
 		if err != nil {
+			share.Wipe(shares)
 			return nil, fmt.Errorf("read share: %w", err)
 		}
 		s, err := share.Parse(b)
 		clear(b)
 		if err != nil {
 			share.Wipe(shares)
-			return nil, fmt.Errorf("share file %s: %w", p, err)
+			return nil, exit.With(exit.WrongKey, fmt.Errorf("share file %s: %w", p, err))
 		}
 		shares = append(shares, s)
 	}
@@ -118,7 +119,7 @@ func withShares(kit keys.Kit, paths []string) (opener, error) {
 
 // withRelease opens a release with the key that was made with its request.
 func withRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (opener, bool, error) {
-	kb, err := readBounded(keyPath, 4096)
+	kb, err := ReadBounded(keyPath, 4096)
 	if err != nil {
 		return nil, false, fmt.Errorf("read one-time key: %w", err)
 	}
@@ -127,7 +128,7 @@ func withRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (open
 	if err != nil {
 		return nil, false, fmt.Errorf("one-time key %s: %w", keyPath, err)
 	}
-	rb, err := readBounded(releasePath, 1<<20)
+	rb, err := ReadBounded(releasePath, 1<<20)
 	if err != nil {
 		return nil, false, fmt.Errorf("read release: %w", err)
 	}
@@ -142,6 +143,10 @@ func withRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (open
 	return released, released.Rehearsal, nil
 }
 
+// patience is how long a recovery waits for a store that fails: one is likely
+// to be gone for good, and the others are enough.
+const patience = time.Minute
+
 // members opens the stores that were named, else those of the kit. A store
 // that cannot be opened is said and left out.
 func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)) ([]spread.Member, bool, error) {
@@ -149,6 +154,9 @@ func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)
 	var out []spread.Member
 	add := func(name string, sp spec.Spec, access *spec.Access) {
 		networked = networked || sp.Kind == "s3"
+		if sp.Patience == 0 {
+			sp.Patience = patience
+		}
 		st, err := sp.Open(access)
 		if err != nil {
 			log("store %s is left out: %v", name, err)
@@ -159,7 +167,7 @@ func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)
 	for _, text := range specs {
 		sp, err := spec.Parse(text)
 		if err != nil {
-			return nil, false, err
+			return nil, false, exit.With(exit.Usage, err)
 		}
 		add(text, sp, nil)
 	}
@@ -255,13 +263,4 @@ func (r *Rescue) Open(ctx context.Context, s *repo.Snapshot) (*repo.Opened, erro
 		return nil, err
 	}
 	return r.Listing.Open(ctx, s, key)
-}
-
-// networkUp reports whether an interface other than loopback is up.
-func networkUp() bool {
-	ifs, err := net.Interfaces()
-	if err != nil {
-		return true
-	}
-	return slices.ContainsFunc(ifs, func(i net.Interface) bool { return i.Flags&net.FlagLoopback == 0 && i.Flags&net.FlagUp != 0 })
 }

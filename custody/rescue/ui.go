@@ -1,15 +1,20 @@
 package rescue
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/term"
+
+	"strongroom/custody/exit"
 )
 
 // A UI prints for people or, with JSON, for programs: then every line of
@@ -17,6 +22,8 @@ import (
 // and errors to stderr, unless they are JSON. Safe for concurrent use.
 type UI struct {
 	JSON bool
+	// Program begins the line of an error.
+	Program string
 	// ToStdout says that the command's own output is data: everything else
 	// goes to stderr.
 	ToStdout bool
@@ -33,7 +40,7 @@ type UI struct {
 // NewUI returns a UI; progress is drawn in place if stderr is a terminal.
 func NewUI(stdout, stderr io.Writer) *UI {
 	f, ok := stderr.(*os.File)
-	return &UI{out: stdout, err: stderr, terminal: ok && term.IsTerminal(int(f.Fd()))}
+	return &UI{Program: "strongroom", out: stdout, err: stderr, terminal: ok && term.IsTerminal(int(f.Fd()))}
 }
 
 // Out is where a command's data goes.
@@ -111,7 +118,21 @@ func (u *UI) Error(err error, code int) {
 		return
 	}
 	u.clear()
-	fmt.Fprintf(u.err, "strongroom: %s\n", text)
+	fmt.Fprintf(u.err, "%s: %s\n", u.Program, text)
+}
+
+// End prints what ended a program, if anything did, and returns its code.
+func (u *UI) End(ctx context.Context, err error) exit.Code {
+	u.Done()
+	if err == nil {
+		return exit.OK
+	}
+	code := exit.Of(err)
+	if ctx.Err() != nil {
+		code, err = exit.Interrupted, errors.New("interrupted")
+	}
+	u.Error(err, int(code))
+	return code
 }
 
 // Done removes what progress left on the terminal.
@@ -164,6 +185,31 @@ func (u *UI) Progress(done, total int64) {
 	} else {
 		fmt.Fprintln(u.err, text)
 	}
+}
+
+// WantsJSON reports whether the arguments of a program ask for JSON.
+func WantsJSON(args []string) bool {
+	if i := slices.Index(args, "--"); i >= 0 {
+		args = args[:i]
+	}
+	return slices.Contains(args, "--json")
+}
+
+// Count is a number with its noun.
+func Count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// Rate is what a run of some length says about its speed: nothing where it is
+// too short for that.
+func Rate(n int64, took time.Duration) string {
+	if n < 1e6 || took <= 0 {
+		return fmt.Sprintf("%.1f s", took.Seconds())
+	}
+	return fmt.Sprintf("%.1f s (%s/s)", took.Seconds(), Bytes(int64(float64(n)/took.Seconds())))
 }
 
 // Bytes formats a number of bytes, decimal.

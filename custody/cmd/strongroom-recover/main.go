@@ -9,7 +9,6 @@ import (
 	"runtime/debug"
 	"syscall"
 
-	"strongroom/custody/exit"
 	"strongroom/custody/rescue"
 )
 
@@ -21,21 +20,7 @@ func main() {
 		debug.SetMemoryLimit(320 << 20)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	u := rescue.NewUI(os.Stdout, os.Stderr)
-	c := rescue.Command(u)
-	c.Use = "strongroom-recover" + c.Use[len("recover"):]
-	c.Version = version
-	c.SilenceUsage, c.SilenceErrors = true, true
-	c.Flags().BoolVar(&u.JSON, "json", false, "print JSON, one object a line")
-	err := c.ExecuteContext(ctx)
-	u.Done()
-	code := exit.Of(err)
-	if err != nil {
-		if ctx.Err() != nil {
-			code = exit.Interrupted
-		}
-		u.Error(err, int(code))
-	}
+	code := rescue.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, version)
 	stop()
 	os.Exit(int(code))
 }

@@ -40,7 +40,7 @@ func checksum(body []byte) []byte {
 	return sum[:sumSize]
 }
 
-// payload is the byte form of the file FORMAT-keys.md, "Shares".
+// payload is the byte form of repo/FORMAT.md, section 10, "Shares".
 func (s Share) payload() []byte {
 	var flags byte
 	if s.Rehearsal {

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Combine recovery shares and open a Strongroom capsule.
 
-Written from FORMAT-keys.md, RFC 9180, draft-ietf-hpke-pq and FIPS 203 alone, with
+Written from section 10 of repo/FORMAT.md, RFC 9180, draft-ietf-hpke-pq and FIPS 203 alone, with
 Debian's python3 and python3-cryptography, so that a capsule can be opened without
 Strongroom. Not constant time: use it on a machine that nobody else is using.
 
