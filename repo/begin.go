@@ -32,7 +32,7 @@ func (r *Repo) Begin(ctx context.Context, c SaveConfig) (*Saver, error) {
 	}
 	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: &recentChunks{m: map[chunkID]Extent{}}}
 	if err := s.begin(ctx); err != nil {
-		s.release()
+		s.discard()
 		return nil, err
 	}
 	return s, nil
@@ -66,6 +66,11 @@ func (s *Saver) begin(ctx context.Context) error {
 	}
 	if err := s.reached(); err != nil {
 		return err
+	}
+	for _, p := range s.listing.Problems {
+		if p.Object != "" {
+			s.c.Log("%s", p.Text)
+		}
 	}
 	if err := s.checkWriters(); err != nil {
 		return err
@@ -106,7 +111,9 @@ func (s *Saver) reached() error {
 func (s *Saver) checkWriters() error {
 	all := s.listing.Of(s.c.Dataset)
 	for _, m := range all {
-		if m.Conflict {
+		// What went wrong before this box was replaced is history: it opens a
+		// generation of its own. Among boxes of one state none may go on.
+		if m.Conflict && m.Incarnation >= s.c.Incarnation {
 			return fmt.Errorf("%w: two manifests of epoch %d, sequence %d exist (%s): find out which box is the right one before writing on", ErrConflict, m.Epoch, m.Sequence, m.ID())
 		}
 		if m.Incarnation > s.c.Incarnation {
@@ -139,7 +146,11 @@ func (s *Saver) chooseGeneration(ctx context.Context) error {
 	}
 	why := ""
 	if s.head != nil {
-		if why = s.appendable(ctx); why == "" {
+		why = s.appendable(ctx)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if why == "" {
 			s.base = s.head
 			s.generation, s.epoch, s.sequence = s.base.Generation, s.base.Epoch, s.base.Sequence+1
 			s.carried = s.base.Packs
@@ -176,7 +187,9 @@ func (s *Saver) headHash() (h [32]byte) {
 func (s *Saver) appendable(ctx context.Context) string {
 	h := s.head
 	key, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, h.Generation)
-	if err != nil || key == nil {
+	if err != nil {
+		return fmt.Sprintf("the key of the last one cannot be read: %v", err)
+	} else if key == nil {
 		return "this box does not have the key of the last one"
 	}
 	snap, err := openSnapshot(ctx, s.listing.inventory, h, key)
@@ -192,6 +205,17 @@ func (s *Saver) appendable(ctx context.Context) string {
 	}
 	if s.tables, err = snap.blockTable(ctx); err != nil {
 		return fmt.Sprintf("the block table of the last one cannot be read: %v", err)
+	}
+	prefix := generationPrefix(h.Tenant, h.Generation)
+	for _, p := range h.Packs {
+		left := 0
+		for _, at := range s.listing.inventory.Present(prefix, p.Pack) {
+			left += min(len(at), 1)
+		}
+		if left < p.Geometry.K {
+			// Nothing could be committed on top of it.
+			return fmt.Sprintf("of pack %v of the last one %d shards are left, %d are needed", p.ID, left, p.Geometry.K)
+		}
 	}
 	s.key = key
 	return ""
@@ -291,7 +315,7 @@ func (s *Saver) start(ctx context.Context) error {
 		next = max(next, p.Number+1)
 	}
 	p := &packer{tenant: s.r.Tenant, generation: s.generation, key: s.key, prefix: generationPrefix(s.r.Tenant, s.generation),
-		set: s.set, spool: s.c.Spool, journal: s.journal, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables)}
+		set: s.set, spool: s.c.Spool, journal: s.journal, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables), packBytes: s.c.packBytes}
 	var err error
 	s.packer, err = newPacker(ctx, p)
 	return err
@@ -306,8 +330,9 @@ func dropOtherIndexes(dir, keep string) {
 		return // they cost space only, and go next time
 	}
 	for _, n := range names {
-		base := strings.TrimSuffix(strings.TrimSuffix(n.Name(), ".chunks"), ".sorted")
-		if base != n.Name() && base != keep {
+		switch base, ext := strings.TrimSuffix(n.Name(), filepath.Ext(n.Name())), filepath.Ext(n.Name()); {
+		case base == keep:
+		case ext == ".chunks", ext == ".sorted", ext == ".runs":
 			os.Remove(filepath.Join(dir, n.Name()))
 		}
 	}

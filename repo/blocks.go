@@ -101,7 +101,7 @@ func (b *blockReader) get(ctx context.Context, n uint32) ([]byte, error) {
 		}
 		if c.err != nil {
 			b.drop(c)
-			if errors.Is(c.err, context.Canceled) && ctx.Err() == nil {
+			if ctx.Err() == nil && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, context.DeadlineExceeded)) {
 				continue // another reader's fetch was cancelled, not ours
 			}
 			return nil, c.err
@@ -131,13 +131,17 @@ func (b *blockReader) start(ctx context.Context, numbers []uint32) error {
 	var runs [][]*cached
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	var unknown error
 	for _, n := range numbers {
 		if b.cache[n] != nil {
 			continue
 		}
 		e, err := b.entry(n)
 		if err != nil {
-			return err
+			// Those before it are in the cache, with waiters perhaps: they must
+			// be fetched all the same.
+			unknown = err
+			break
 		}
 		c := &cached{number: n, entry: e, done: make(chan struct{})}
 		c.elem = b.lru.PushFront(c)
@@ -152,7 +156,7 @@ func (b *blockReader) start(ctx context.Context, numbers []uint32) error {
 	for _, run := range runs {
 		go b.fetch(ctx, run)
 	}
-	return nil
+	return unknown
 }
 
 // follows reports whether e lies right behind the run, in bounds.

@@ -54,6 +54,14 @@ type List struct {
 	Extents []Extent `json:"extents"`
 }
 
+// bytes is the length of its extents together.
+func (l List) bytes() (n int64) {
+	for _, e := range l.Extents {
+		n += int64(e.Length)
+	}
+	return n
+}
+
 // A Root locates a block that holds part of a List.
 type Root struct {
 	Block  uint32     `json:"block"`
@@ -64,8 +72,15 @@ type Root struct {
 	Codec  pack.Codec `json:"codec"`
 }
 
-func (r Root) entry() pack.Entry {
-	return pack.Entry{Index: r.Pack, Offset: r.Offset, Stored: r.Stored, Raw: r.Raw, Codec: r.Codec}
+// entry returns where the block lies, if such a place can be: the same bounds
+// hold as for an entry of the block table, and nothing is cut off to fit.
+func (r Root) entry() (pack.Entry, error) {
+	want := pack.Entry{Index: r.Pack, Offset: r.Offset, Stored: r.Stored, Raw: r.Raw, Codec: r.Codec}
+	e, err := pack.ParseEntry(want.Append(nil))
+	if err != nil || e != want || e.Void() {
+		return e, fmt.Errorf("%w: root of block %d: %+v", ErrIntegrity, r.Block, r)
+	}
+	return e, nil
 }
 
 // Contents is sealed part 2, under the generation key: what a snapshot is made
@@ -105,7 +120,7 @@ func parseExtent(b []byte) (Extent, error) {
 }
 
 func (e Extent) check() error {
-	if e.Length == 0 || e.Offset+e.Length > pack.MaxBlock {
+	if e.Length == 0 || uint64(e.Offset)+uint64(e.Length) > pack.MaxBlock {
 		return fmt.Errorf("%w: extent [%d, +%d) of block %d", ErrIntegrity, e.Offset, e.Length, e.Block)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -22,10 +23,10 @@ import (
 // memory does not grow with the database.
 
 const (
-	chunkRecord = 42 // id 32, extent 10
+	chunkRecord = 46 // id 32, extent 10, CRC32C of both 4
 	sortRecord  = 16 // front of the id 8, position 8
 	fenceEvery  = 128
-	// sortRun records are sorted in memory at a time: 16 MiB.
+	// sortRun entries are sorted in memory at a time: 16 MiB.
 	sortRun = 1 << 20
 )
 
@@ -36,8 +37,9 @@ type chunkID [32]byte
 type indexWriter struct {
 	dir  string
 	name string
+	run  int // entries sorted in memory at a time
 
-	mu  sync.Mutex
+	mu  sync.Mutex // guards what follows until finish
 	f   *os.File
 	w   *bufio.Writer
 	n   int64
@@ -49,7 +51,7 @@ func newIndexWriter(dir, name string) (*indexWriter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &indexWriter{dir: dir, name: name, f: f, w: bufio.NewWriterSize(f, 256<<10)}, nil
+	return &indexWriter{dir: dir, name: name, run: sortRun, f: f, w: bufio.NewWriterSize(f, 256<<10)}, nil
 }
 
 // add appends chunks that follow each other in a stream; keeping them together
@@ -63,13 +65,32 @@ func (x *indexWriter) add(records []byte) {
 	}
 }
 
-func appendRecord(b []byte, id chunkID, e Extent) []byte { return e.append(append(b, id[:]...)) }
+// appendRecord appends the record of a chunk. Its checksum keeps a damaged disk
+// from pointing a snapshot at wrong bytes: the id alone vouches for no extent.
+func appendRecord(b []byte, id chunkID, e Extent) []byte {
+	at := len(b)
+	b = e.append(append(b, id[:]...))
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b[at:], castagnoli))
+}
 
-// finish sorts and closes the index.
+// parseRecord returns the extent of a record, if all of it is undamaged.
+func parseRecord(rec []byte) (e Extent, ok bool) {
+	const sum = chunkRecord - 4
+	if crc32.Checksum(rec[:sum], castagnoli) != binary.BigEndian.Uint32(rec[sum:]) {
+		return e, false
+	}
+	e, err := parseExtent(rec[32:sum])
+	return e, err == nil
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// finish sorts and closes the index. It is synced: after a power failure a file
+// of the right length must not hold what the disk had there before.
 func (x *indexWriter) finish() error {
 	err := errors.Join(x.err, x.w.Flush())
 	if err == nil {
-		err = x.sort()
+		err = errors.Join(x.sort(), x.f.Sync())
 	}
 	return errors.Join(err, x.f.Close())
 }
@@ -83,6 +104,7 @@ func (x *indexWriter) discard() {
 func removeIndex(dir, name string) {
 	os.Remove(filepath.Join(dir, name+".chunks"))
 	os.Remove(filepath.Join(dir, name+".sorted"))
+	os.Remove(filepath.Join(dir, name+".runs"))
 }
 
 // sort writes the sorted file: runs of sortRun records, merged.
@@ -92,7 +114,8 @@ func (x *indexWriter) sort() error {
 		return err
 	}
 	defer out.Close()
-	tmp, err := os.CreateTemp(x.dir, "sort-*")
+	// Always the same name, so that a crash leaves no more than one.
+	tmp, err := os.OpenFile(filepath.Join(x.dir, x.name+".runs"), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
@@ -106,7 +129,7 @@ func (x *indexWriter) sort() error {
 	if err := mergeRuns(tmp, runs, w); err != nil {
 		return err
 	}
-	return errors.Join(w.Flush(), out.Close())
+	return errors.Join(w.Flush(), out.Sync(), out.Close())
 }
 
 // sortRuns writes sorted runs to tmp and returns their ends in bytes.
@@ -117,11 +140,11 @@ func (x *indexWriter) sortRuns(tmp io.Writer) (ends []int64, err error) {
 	r := bufio.NewReaderSize(x.f, 256<<10)
 	w := bufio.NewWriterSize(tmp, 256<<10)
 	type pair struct{ front, pos uint64 }
-	run := make([]pair, 0, min(x.n, sortRun))
+	run := make([]pair, 0, min(x.n, int64(x.run)))
 	var rec [chunkRecord]byte
 	end := int64(0)
 	for pos := int64(0); pos < x.n; {
-		for run = run[:0]; len(run) < sortRun && pos < x.n; pos++ {
+		for run = run[:0]; len(run) < x.run && pos < x.n; pos++ {
 			if _, err := io.ReadFull(r, rec[:]); err != nil {
 				return nil, err
 			}
@@ -260,12 +283,11 @@ func (p *predictor) lookup(id chunkID) (Extent, bool) {
 }
 
 func (p *predictor) hit(pos int64, rec []byte) (Extent, bool) {
-	e, err := parseExtent(rec[32:])
-	if err != nil {
-		return Extent{}, false
+	e, ok := parseRecord(rec)
+	if ok {
+		p.next = pos + 1
 	}
-	p.next = pos + 1
-	return e, true
+	return e, ok
 }
 
 // record returns the chunk record at pos, or nil.
@@ -306,7 +328,9 @@ func (p *predictor) search(id chunkID) (Extent, bool) {
 				var rec [chunkRecord]byte
 				pos := int64(binary.BigEndian.Uint64(b[8:]))
 				if _, err := p.x.chunks.ReadAt(rec[:], pos*chunkRecord); err == nil && chunkID(rec[:32]) == id {
-					return p.hit(pos, rec[:])
+					if e, ok := p.hit(pos, rec[:]); ok {
+						return e, true
+					}
 				}
 			}
 		}

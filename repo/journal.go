@@ -3,6 +3,7 @@ package repo
 import (
 	"bufio"
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -85,9 +86,12 @@ func createJournal(dir string, head journalHead, adopted []journalPack) (*journa
 		return nil, err
 	}
 	j := &journal{f: f}
-	err = j.append(head)
+	err = j.write(head)
 	for i := 0; i < len(adopted) && err == nil; i++ {
-		err = j.append(adopted[i])
+		err = j.write(adopted[i])
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if err == nil {
 		// From here on a crash leaves the new journal: the old one's packs that
@@ -106,19 +110,36 @@ func createJournal(dir string, head journalHead, adopted []journalPack) (*journa
 
 // append writes one line and returns when it is durable.
 func (j *journal) append(v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	if _, err := j.f.Write(append(b, '\n')); err != nil {
+	if err := j.write(v); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	if err := j.f.Sync(); err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return nil
+}
+
+// write writes one line: the front of the SHA-256 of its JSON, and that. What a
+// damaged disk made of a line would be believed otherwise, and the packs and
+// extents in it become part of a snapshot.
+func (j *journal) write(v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	line := fmt.Appendf(make([]byte, 0, len(b)+lineSum+1), "%s%s\n", sumLine(b), b)
+	_, err = j.f.Write(line)
+	return err
+}
+
+// lineSum is the length of a line's checksum.
+const lineSum = 17
+
+func sumLine(b []byte) string {
+	sum := sha256.Sum256(b)
+	return fmt.Sprintf("%x ", sum[:8])
 }
 
 func (j *journal) close() { j.f.Close() }
@@ -144,7 +165,11 @@ func readJournal(dir string) (head journalHead, packs []journalPack, err error) 
 		} else if err != nil {
 			return head, nil, err
 		}
-		dec := json.NewDecoder(bytes.NewReader(line))
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if len(line) < lineSum || sumLine(line[lineSum:]) != string(line[:lineSum]) {
+			return head, nil, fmt.Errorf("journal: line %d: checksum", n+1)
+		}
+		dec := json.NewDecoder(bytes.NewReader(line[lineSum:]))
 		dec.DisallowUnknownFields()
 		if n == 0 {
 			err = dec.Decode(&head)

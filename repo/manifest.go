@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"strongroom/erasure"
 	"strongroom/repo/pack"
@@ -336,13 +337,18 @@ func openPart(kind byte, m *Manifest, k Secret, sealed []byte, v any) error {
 	} else if err != nil {
 		return fmt.Errorf("%w: %v", ErrIntegrity, err)
 	}
-	dec := json.NewDecoder(bytes.NewReader(b))
+	// One spelling: an object of valid UTF-8, and spaces to the padded length.
+	text := bytes.TrimRight(b, " ")
+	if !utf8.Valid(text) || !bytes.HasPrefix(text, []byte("{")) || int64(len(b)) != seal.PaddedLen(int64(len(text))) {
+		return fmt.Errorf("%w: sealed part: %d bytes are not a padded object", ErrIntegrity, len(b))
+	}
+	dec := json.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
 		return fmt.Errorf("%w: sealed part: %v", ErrIntegrity, err)
 	}
-	if rest := bytes.TrimLeft(b[dec.InputOffset():], " "); len(rest) != 0 {
-		return fmt.Errorf("%w: sealed part: %d bytes behind it", ErrIntegrity, len(rest))
+	if rest := len(text) - int(dec.InputOffset()); rest != 0 {
+		return fmt.Errorf("%w: sealed part: %d bytes behind it", ErrIntegrity, rest)
 	}
 	return nil
 }

@@ -43,6 +43,7 @@ type packer struct {
 	spool              store.Store
 	journal            *journal
 	geometry           erasure.Geometry
+	packBytes          int // no block is added to a pack of so many; 0: no such limit
 
 	ctx     context.Context // ends with the first failure of any part
 	cancel  context.CancelCauseFunc
@@ -74,20 +75,37 @@ func newPacker(ctx context.Context, p *packer) (*packer, error) {
 	}
 	p.stripes = make(chan *erasure.Stripe, stripes)
 	for range stripes {
-		s, err := erasure.NewStripe(p.geometry, pack.MaxSegments)
+		s, err := erasure.NewStripe(p.geometry, p.maxSegments())
 		if err != nil {
 			return nil, err
 		}
 		p.stripes <- s
 	}
+	var compressors []*pack.Compressor
 	for range workers {
 		c, err := pack.NewCompressor()
 		if err != nil {
 			return nil, err
 		}
+		compressors = append(compressors, c)
+	}
+	for _, c := range compressors {
 		p.workers.Go(func() error { return p.failing(p.compress(c)) })
 	}
 	return p, nil
+}
+
+// maxSegments is how many segments the largest pack has.
+func (p *packer) maxSegments() int {
+	if p.packBytes == 0 {
+		return pack.MaxSegments
+	}
+	return min(pack.MaxSegments, 2*(p.packBytes+pack.MaxBlock)/seal.SegmentData)
+}
+
+// full reports whether the current pack has no room for a block.
+func (p *packer) full(stored int) bool {
+	return !p.cur.Fits(stored) || p.packBytes > 0 && p.cur.Stored() >= p.packBytes
 }
 
 // failing ends the whole packer when err is not nil.
@@ -148,7 +166,7 @@ func (p *packer) compress(c *pack.Compressor) error {
 func (p *packer) add(b *block, stored []byte, codec pack.Codec) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.cur != nil && !p.cur.Fits(len(stored)) {
+	if p.cur != nil && p.full(len(stored)) {
 		p.flushLocked()
 	}
 	if p.cur == nil {
@@ -276,7 +294,9 @@ func (p *packer) drain() error {
 		p.flushLocked()
 	}
 	p.mu.Unlock()
-	if err := p.uploads.Wait(); err != nil {
+	err := p.uploads.Wait()
+	p.cancel(nil)
+	if err != nil {
 		return err
 	}
 	slices.SortFunc(p.packs, func(a, b PackRecord) int { return int(a.Number) - int(b.Number) })

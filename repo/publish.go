@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 
+	"strongroom/erasure"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
 )
@@ -59,7 +61,8 @@ func writeHead(dir string, m *signed) error {
 // ensureDurable makes sure that of every pack all shards are durable, on their
 // stores or in the spool, enough of them in distinct fault domains, and k of
 // them outside the box. All of it is confirmed by listings made now. What a
-// store lost, or cannot confirm since it is away, is rebuilt into the spool.
+// store lost is made again there; what it cannot confirm since it is away, in
+// the spool.
 func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
 	prefix := generationPrefix(s.r.Tenant, s.generation)
 	members := append(slices.Clone(s.r.Members), spread.Member{Name: "spool", Store: s.c.Spool})
@@ -84,17 +87,65 @@ func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
 			if err != nil {
 				return fmt.Errorf("%w: shard %d of a pack is gone and cannot be made again: %w", ErrIncomplete, i, err)
 			}
-			key := p.Key(prefix, i, 0)
-			if err := s.c.Spool.Put(ctx, key, shard, p.Shards[i]); err != nil {
-				return fmt.Errorf("spool: %w", err)
+			at, err := s.place(ctx, p, i, shard)
+			if err != nil {
+				return err
 			}
-			present[i] = []int{spool}
+			present[i] = []int{at}
 		}
 		if err := enough(p, present, spool); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// place stores a shard that was made again: on its store if that takes it and
+// then shows it, else in the spool. It returns the member that has it.
+func (s *Saver) place(ctx context.Context, p PackRecord, i int, shard []byte) (int, error) {
+	prefix := generationPrefix(s.r.Tenant, s.generation)
+	if i < len(s.r.Members) && s.set.Down(i) == nil {
+		key, err := s.putAttempt(ctx, i, p.Key(prefix, i, 0), shard, p.Shards[i])
+		if err == nil {
+			// It is here because this store did not have what it should: its word
+			// alone is not enough.
+			var info store.Info
+			if info, err = s.r.Members[i].Store.Stat(ctx, key); err == nil && info.Size == int64(len(shard)) {
+				return i, nil
+			}
+			err = fmt.Errorf("%s was stored and is not there: %w", key, cmp.Or(err, store.ErrTampered))
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err()
+		}
+		s.set.Fail(i, err)
+	}
+	key := p.Key(prefix, i, 0)
+	err := s.c.Spool.Put(ctx, key, shard, p.Shards[i])
+	if errors.Is(err, store.ErrExists) {
+		// Damaged on the box's own disk; nothing there is write-once.
+		if err = s.c.Spool.Remove(key); err == nil {
+			err = s.c.Spool.Put(ctx, key, shard, p.Shards[i])
+		}
+	}
+	if err != nil {
+		return 0, fmt.Errorf("spool: %w", err)
+	}
+	return len(s.r.Members), nil
+}
+
+// putAttempt stores a shard on member i under key, or, where something else has
+// that name (a shard that was cut off, say), as the next attempt: nothing is
+// ever overwritten. It returns the key it got.
+func (s *Saver) putAttempt(ctx context.Context, i int, key string, shard []byte, sum [32]byte) (string, error) {
+	base, err := key[:len(key)-2], error(nil)
+	for attempt := range spread.MaxAttempts {
+		key = fmt.Sprintf("%s%02x", base, attempt)
+		if err = s.r.Members[i].Store.Put(ctx, key, shard, sum); !errors.Is(err, store.ErrExists) {
+			return key, err
+		}
+	}
+	return key, err
 }
 
 // enough is the commit rule for one pack.
@@ -147,7 +198,9 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 			continue
 		}
 		if _, err := member.Store.Stat(ctx, key); err == nil {
-			return nil, fmt.Errorf("%w: store %q has a manifest of epoch %d, sequence %d already", ErrConflict, member.Name, m.Epoch, m.Sequence)
+			if err := s.taken(ctx, i, m); err != nil {
+				return nil, err
+			}
 		} else if !errors.Is(err, store.ErrNotExist) {
 			s.set.Fail(i, err)
 		}
@@ -183,6 +236,32 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 	return saved, nil
 }
 
+// taken judges what store i has under m's name. A manifest that this box
+// believes is another writer's: ErrConflict. Anything else nobody wrote who
+// may, and must not keep the snapshot from the other stores.
+func (s *Saver) taken(ctx context.Context, i int, m *signed) error {
+	member := s.r.Members[i]
+	other, err := s.readTaken(ctx, member.Store, m.Key())
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		s.set.Fail(i, fmt.Errorf("%s is taken by something that is no manifest: %w", m.Key(), err))
+	case other.hash != m.hash:
+		return fmt.Errorf("%w: store %q has a manifest of epoch %d, sequence %d already", ErrConflict, member.Name, m.Epoch, m.Sequence)
+	}
+	return nil
+}
+
+func (s *Saver) readTaken(ctx context.Context, st store.Store, key string) (*Snapshot, error) {
+	inv := spread.List(ctx, []spread.Member{{Store: st}}, key)
+	if err := inv.Failed(0); err != nil {
+		return nil, err
+	}
+	one := Repo{Members: inv.Members(), Tenant: s.r.Tenant, Catalogue: s.r.Catalogue, Trust: s.r.Trust}
+	return one.readManifest(ctx, inv, key, 0)
+}
+
 // putManifest puts a manifest on every store that has its shards, and counts
 // the stores that have it then.
 func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error) {
@@ -198,7 +277,9 @@ func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error
 		case err == nil:
 			done++
 		case errors.Is(err, store.ErrExists):
-			return done, fmt.Errorf("%w: store %q took another manifest of epoch %d, sequence %d meanwhile", ErrConflict, member.Name, m.Epoch, m.Sequence)
+			if err := s.taken(ctx, i, m); err != nil {
+				return done, err
+			}
 		case ctx.Err() != nil:
 			return done, ctx.Err()
 		default:
@@ -240,7 +321,15 @@ func (s *Saver) flushSpool(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("spool: %w", err)
 		}
-		if err := s.r.Members[i].Store.Put(ctx, o.Key, b, sha256.Sum256(b)); err != nil {
+		if _, damaged, err := erasure.CheckShard(b); err != nil || len(damaged) > 0 {
+			// It must not take the good one's name on a store.
+			s.c.Log("%s was damaged in the spool and is made again from the others", o.Key)
+			if err := s.c.Spool.Remove(o.Key); err != nil {
+				return err
+			}
+			continue
+		}
+		if _, err := s.putAttempt(ctx, i, o.Key, b, sha256.Sum256(b)); err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -280,8 +369,13 @@ func (s *Saver) finishOthers(ctx context.Context) error {
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				s.set.Fail(i, err)
 				missing++
+				if errors.Is(err, store.ErrExists) {
+					// The listing has told what is wrong with it. For all else the
+					// store is as good as ever.
+					continue
+				}
+				s.set.Fail(i, err)
 				continue
 			}
 			snap.Stores = append(snap.Stores, member.Name)
@@ -301,7 +395,7 @@ func (s *Saver) finishOthers(ctx context.Context) error {
 func hasShards(inv *spread.Inventory, snap *Snapshot, i int) bool {
 	prefix := strings.TrimSuffix(snap.Key(), filepath.Base(snap.Key()))
 	for _, p := range snap.Packs {
-		if i < p.Geometry.N && !slices.Contains(inv.Holders(p.Key(prefix, i, 0), p.ShardLen()), i) {
+		if i < p.Geometry.N && !slices.Contains(inv.Present(prefix, p.Pack)[i], i) {
 			return false
 		}
 	}

@@ -18,8 +18,14 @@ type Opened struct {
 	snap     *Snapshot
 	contents *Contents
 	blocks   *blockReader
-	first    map[string]int64 // stream name → index of its first extent
+	streams  map[string]placed
 	extents  *listReader
+}
+
+// placed is a stream and the index of its first extent in the list.
+type placed struct {
+	Stream
+	first int64
 }
 
 // Open opens a snapshot of the listing with its generation key: ErrWrongKey if
@@ -33,21 +39,28 @@ func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key S
 	if err := openPart(kindContents, s.Manifest, key, s.part2, contents); err != nil {
 		return nil, fmt.Errorf("snapshot %s: %w", s.ID(), err)
 	}
-	o := &Opened{snap: s, contents: contents, first: map[string]int64{}}
-	at := int64(0)
+	o := &Opened{snap: s, contents: contents, streams: map[string]placed{}}
+	at, most := int64(0), contents.ExtentList.Length/extentLen
 	for _, st := range contents.Streams {
-		if _, twice := o.first[st.Name]; twice || st.Length < 0 || st.Extents < 0 {
+		if _, twice := o.streams[st.Name]; twice || st.Name == "" || st.Length < 0 || st.Extents < 0 || st.Extents > most-at {
 			return nil, fmt.Errorf("snapshot %s: %w: stream %q", s.ID(), ErrIntegrity, st.Name)
 		}
-		o.first[st.Name] = at
+		o.streams[st.Name] = placed{st, at}
 		at += st.Extents
 	}
-	if at*extentLen != contents.ExtentList.Length {
+	if at*extentLen != contents.ExtentList.Length || contents.ExtentList.Length != contents.ExtentList.bytes() {
 		return nil, fmt.Errorf("snapshot %s: %w: %d extents in a list of %d bytes", s.ID(), ErrIntegrity, at, contents.ExtentList.Length)
 	}
 	roots := map[uint32]pack.Entry{}
 	for _, r := range contents.Roots {
-		roots[r.Block] = r.entry()
+		e, err := r.entry()
+		if _, twice := roots[r.Block]; twice && err == nil {
+			err = fmt.Errorf("%w: two roots of block %d", ErrIntegrity, r.Block)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("snapshot %s: %w", s.ID(), err)
+		}
+		roots[r.Block] = e
 	}
 	o.blocks = newBlockReader(s, key, inv.Reader(generationPrefix(s.Tenant, s.Generation)), roots)
 	o.extents = &listReader{o: o, list: contents.ExtentList}
@@ -74,11 +87,13 @@ func (o *Opened) Damage() []string { return o.blocks.source.Damage() }
 // blocks of the table itself.
 func (o *Opened) blockTable(context.Context) ([]pack.Entry, error) {
 	table := append([]pack.Entry(nil), o.blocks.table...)
+	// Blocks of the table itself are numbered right behind those in it.
+	limit := len(table) + len(o.blocks.roots)
 	for n, e := range o.blocks.roots {
+		if int(n) >= limit {
+			return nil, fmt.Errorf("%w: block number %d behind a table of %d", ErrIntegrity, n, len(o.blocks.table))
+		}
 		for int(n) >= len(table) {
-			if len(table) > 1<<28 {
-				return nil, fmt.Errorf("%w: block number %d", ErrIntegrity, n)
-			}
 			table = append(table, pack.Entry{})
 		}
 		table[n] = e
@@ -88,13 +103,14 @@ func (o *Opened) blockTable(context.Context) ([]pack.Entry, error) {
 
 // readList reads a whole list and checks its hash.
 func (o *Opened) readList(ctx context.Context, l List) ([]byte, error) {
-	if l.Length < 0 || l.Length > 1<<32 {
-		return nil, fmt.Errorf("%w: list of %d bytes", ErrIntegrity, l.Length)
+	// Compared before anything is allocated for it.
+	if l.Length != l.bytes() || l.Length > 1<<32 {
+		return nil, fmt.Errorf("%w: list of %d bytes in extents of %d", ErrIntegrity, l.Length, l.bytes())
 	}
 	i := 0
 	r := &streamReader{ctx: ctx, o: o, left: l.Length, whole: blake3.New(), want: l.BLAKE3, next: func() (Extent, error) {
 		if i == len(l.Extents) {
-			return Extent{}, fmt.Errorf("%w: list is shorter than it says", ErrIntegrity)
+			return Extent{}, io.EOF
 		}
 		i++
 		return l.Extents[i-1], nil
@@ -165,19 +181,15 @@ func (l *listReader) at(ctx context.Context, off, n int64) ([]byte, error) {
 
 // Stream returns the description of a stream.
 func (o *Opened) Stream(name string) (Stream, bool) {
-	for _, s := range o.contents.Streams {
-		if s.Name == name {
-			return s, true
-		}
-	}
-	return Stream{}, false
+	s, ok := o.streams[name]
+	return s.Stream, ok
 }
 
 // Read returns a reader of bytes [off, off+n) of a stream; n < 0 reads to its
 // end. A reader of the whole stream returns io.EOF only after the stream's
 // hash was right.
 func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
-	s, ok := o.Stream(name)
+	s, ok := o.streams[name]
 	if !ok {
 		return nil, fmt.Errorf("%w: snapshot %s has no stream %q", ErrNoSnapshot, o.snap.ID(), name)
 	}
@@ -196,8 +208,8 @@ func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCl
 }
 
 // boundedExtents iterates over the extents of one stream.
-func (o *Opened) boundedExtents(ctx context.Context, s Stream) func() (Extent, error) {
-	next, left := o.extents.extentsFrom(ctx, o.first[s.Name]), s.Extents
+func (o *Opened) boundedExtents(ctx context.Context, s placed) func() (Extent, error) {
+	next, left := o.extents.extentsFrom(ctx, s.first), s.Extents
 	return func() (Extent, error) {
 		if left == 0 {
 			return Extent{}, io.EOF
@@ -253,14 +265,32 @@ func (r *streamReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// end checks the hash of a stream that was read whole.
+// end checks the hash of a stream that was read whole, and that nothing is left
+// of its extents.
 func (r *streamReader) end() error {
 	if r.whole != nil {
+		if more, err := r.more(); err != nil {
+			return err
+		} else if more {
+			return fmt.Errorf("%w: stream %q has more bytes than its length", ErrIntegrity, r.name)
+		}
 		if got := hex.EncodeToString(r.whole.Sum(nil)); got != r.want {
 			return fmt.Errorf("%w: stream %q has hash %s, recorded is %s", ErrIntegrity, r.name, got, r.want)
 		}
 	}
 	return io.EOF
+}
+
+// more reports whether extents are left.
+func (r *streamReader) more() (bool, error) {
+	if len(r.cur) > 0 || len(r.ahead) > 0 || r.ended {
+		return len(r.cur) > 0 || len(r.ahead) > 0, nil
+	}
+	_, err := r.next()
+	if err == io.EOF {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (r *streamReader) Close() error {

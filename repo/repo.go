@@ -99,14 +99,20 @@ func (l *Listing) Of(dataset ID) []*Snapshot {
 }
 
 // Find returns the newest snapshot of a dataset, or the one that spec names:
-// "latest", a unique front of an ID, or a label.
+// "latest", a unique front of an ID, or a label. Where two claim to be the
+// newest it is ErrConflict: nobody but a person may choose.
 func (l *Listing) Find(dataset ID, spec string) (*Snapshot, error) {
 	all := l.Of(dataset)
 	if len(all) == 0 {
 		return nil, fmt.Errorf("%w: the dataset has none on the %d stores that answered", ErrNoSnapshot, l.Reached)
 	}
 	if spec == "" || spec == "latest" {
-		return all[len(all)-1], nil
+		newest := all[len(all)-1]
+		if newest.Conflict {
+			return nil, fmt.Errorf("%w: which snapshot is the newest is in doubt, two have epoch %d, sequence %d (%s and %s): name one of them",
+				ErrConflict, newest.Epoch, newest.Sequence, all[len(all)-2].ID(), newest.ID())
+		}
+		return newest, nil
 	}
 	var found []*Snapshot
 	for _, s := range all {
@@ -200,7 +206,7 @@ func (r *Repo) readManifests(ctx context.Context, l *Listing) {
 
 func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key string, member int) (*Snapshot, error) {
 	size := inv.Size(key, member)
-	if size > maxClear+maxPart1+maxPart2 {
+	if size < 0 || size > maxClear+maxPart1+maxPart2 {
 		return nil, fmt.Errorf("%w: %d bytes", ErrIntegrity, size)
 	}
 	raw, err := readObject(ctx, r.Members[member].Store, key, size)
@@ -229,15 +235,20 @@ func (r *Repo) parse(key string, raw []byte) (*Snapshot, error) {
 	return s, nil
 }
 
-// markConflicts alarms two manifests of one sequence.
+// markConflicts alarms two manifests of one sequence. Two boxes of one state
+// that both open a generation at once differ in its name and in nothing else.
 func (l *Listing) markConflicts() {
-	first := map[string]*Snapshot{}
+	type place struct {
+		dataset         ID
+		epoch, sequence uint32
+	}
+	first := map[place]*Snapshot{}
 	for _, s := range l.Snapshots {
-		key := s.Key()
+		key := place{s.Dataset, s.Epoch, s.Sequence}
 		if f := first[key]; f != nil {
 			f.Conflict, s.Conflict = true, true
 			text := fmt.Sprintf("two manifests of one sequence: %s on %s and %s on %s", f.ID(), strings.Join(f.Stores, ", "), s.ID(), strings.Join(s.Stores, ", "))
-			l.Problems = append(l.Problems, Problem{Object: key, Err: ErrConflict, Text: text})
+			l.Problems = append(l.Problems, Problem{Object: s.Key(), Err: ErrConflict, Text: text})
 		} else {
 			first[key] = s
 		}

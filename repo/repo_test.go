@@ -22,6 +22,7 @@ import (
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
 	"strongroom/repo/store/dir"
+	"strongroom/repo/store/storetest"
 )
 
 // testKey is a key in the open.
@@ -103,33 +104,59 @@ type world struct {
 	per    int
 	logged strings.Builder
 	clock  time.Time
+	faulty []*storetest.Faulty // what the members of r are
+	small  int                 // packs end at so many bytes
+	keep   *Spool              // opened once
+}
+
+// fastDir is a directory in memory where there is one: these tests wait for
+// thousands of fsyncs otherwise, and what a directory store does with them is
+// tested there.
+func fastDir(t *testing.T) string {
+	t.Helper()
+	d, err := os.MkdirTemp("/dev/shm", "strongroom-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(d) })
+	return d
 }
 
 func newWorld(t *testing.T, stores int) *world {
 	t.Helper()
-	w := &world{t: t, keys: &testKeys{m: map[ID]testKey{}}, signer: newTestSigner(1), state: t.TempDir(), inc: 1, per: 26,
+	w := &world{t: t, keys: &testKeys{m: map[ID]testKey{}}, signer: newTestSigner(1), state: fastDir(t), inc: 1, per: 26,
 		clock: time.Date(2026, 1, 4, 2, 0, 0, 0, time.UTC)}
 	w.r = &Repo{Tenant: ID{7}, Catalogue: testKey{8}, Trust: w.signer.trust}
 	for i := range stores {
-		d := t.TempDir()
+		d := fastDir(t)
 		s, err := dir.Open(dir.Config{Path: d})
 		if err != nil {
 			t.Fatal(err)
 		}
 		w.dirs = append(w.dirs, d)
-		w.r.Members = append(w.r.Members, spread.Member{Name: fmt.Sprintf("store%d", i), Store: s})
+		w.faulty = append(w.faulty, storetest.NewFaulty(s))
+		w.r.Members = append(w.r.Members, spread.Member{Name: fmt.Sprintf("store%d", i), Store: w.faulty[i]})
 	}
+	return w
+}
+
+// newSmallWorld makes many packs of little data.
+func newSmallWorld(t *testing.T, stores int) *world {
+	w := newWorld(t, stores)
+	w.small = 256 << 10
 	return w
 }
 
 var testDataset = ID{9}
 
 func (w *world) config() SaveConfig {
-	spool, err := OpenSpool(filepath.Join(w.state, "spool"))
-	if err != nil {
-		w.t.Fatal(err)
+	if w.keep == nil {
+		var err error
+		if w.keep, err = OpenSpool(filepath.Join(w.state, "spool")); err != nil {
+			w.t.Fatal(err)
+		}
 	}
-	return SaveConfig{Dataset: testDataset, Dir: w.state, Spool: spool, Keys: w.keys, Signer: w.signer, Incarnation: w.inc,
+	return SaveConfig{Dataset: testDataset, Dir: w.state, Spool: w.keep, packBytes: w.small, Keys: w.keys, Signer: w.signer, Incarnation: w.inc,
 		PerGeneration: w.per, Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
 		Log: func(f string, a ...any) { fmt.Fprintf(&w.logged, f+"\n", a...) }}
 }
@@ -217,11 +244,15 @@ func (w *world) mustRestore(spec string, want ...namedBytes) {
 
 func TestSnapshotsComeBack(t *testing.T) {
 	w := newWorld(t, 3)
-	big := text(40<<20, 1)
+	size := 34 << 20 // more than one full pack
+	if testing.Short() {
+		size = 5 << 20
+	}
+	big := text(size, 1)
 	week1 := []namedBytes{{"big", big}, {"empty", nil}, {"one", []byte("x")}, {"noise", random(3<<20, 2)}}
 	first := w.mustSave(week1...)
 	changed := bytes.Clone(big)
-	copy(changed[20<<20:], "CHANGED")
+	copy(changed[size/2:], "CHANGED")
 	week2 := []namedBytes{{"big", changed}, {"empty", nil}, {"new", []byte("y")}, {"noise", random(3<<20, 2)}}
 	second := w.mustSave(week2...)
 	w.mustRestore(first.ID, week1...)
@@ -233,15 +264,15 @@ func TestSnapshotsComeBack(t *testing.T) {
 	if first.State() != "complete" || first.Sequence != 1 || second.Sequence != 2 || second.Generation != first.Generation {
 		t.Errorf("first %+v, second %+v", first, second)
 	}
-	if names, _ := os.ReadDir(filepath.Join(w.state, "spool")); len(names) > 1 {
-		t.Errorf("spool holds %v", names)
+	if left, err := w.keep.keys(context.Background(), ""); err != nil || len(left) > 0 {
+		t.Errorf("spool holds %v, %v", left, err)
 	}
 }
 
 func TestAnyLossWithinTheProfileRestores(t *testing.T) {
 	for n := 1; n <= 5; n++ {
-		w := newWorld(t, n)
-		want := []namedBytes{{"a", text(9<<20, 1)}, {"b", random(2<<20, 3)}}
+		w := newSmallWorld(t, n)
+		want := []namedBytes{{"a", text(3<<20, 1)}, {"b", random(1<<20, 3)}}
 		w.mustSave(want...)
 		g, _ := planFor(n)
 		for lost := range 1 << n {

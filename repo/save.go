@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/zeebo/blake3"
 
@@ -53,6 +55,9 @@ type SaveConfig struct {
 	Now func() time.Time
 	// Log gets one line for each thing a person may want to know.
 	Log func(format string, args ...any)
+
+	// packBytes ends packs early, for tests of many packs; 0: full packs.
+	packBytes int
 }
 
 // A Saver writes one snapshot. Add may be called concurrently; Commit or Abort
@@ -84,6 +89,8 @@ type Saver struct {
 
 	mu      sync.Mutex // guards what follows
 	streams []savedStream
+	names   map[string]bool
+	failed  error  // of the first stream that broke
 	shared  *block // tails of streams; the next new bytes go here
 	read    int64
 	fresh   int64
@@ -147,19 +154,56 @@ func (s *Saver) newGeneration() error {
 	return err
 }
 
-// Add reads a stream to its end and stores what is new of it.
+// Add reads a stream to its end and stores what is new of it. When it fails,
+// the snapshot has failed: its chunks may stand in blocks that are gone.
 func (s *Saver) Add(ctx context.Context, spec StreamSpec, r io.Reader) (Stream, error) {
-	w := s.newStreamWriter()
-	info, err := w.copy(ctx, spec, r)
-	if err != nil {
-		return Stream{}, fmt.Errorf("stream %q: %w", spec.Name, err)
+	err := s.claim(spec.Name)
+	var info Stream
+	var w *streamWriter
+	if err == nil {
+		w = s.newStreamWriter()
+		info, err = w.copy(ctx, spec, strictReader{r})
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		err = fmt.Errorf("stream %q: %w", spec.Name, err)
+		s.failed = cmp.Or(s.failed, err)
+		return Stream{}, err
+	}
 	s.streams = append(s.streams, savedStream{spec.Order, info, w.extents})
 	s.read += info.Length
 	s.fresh += w.fresh
 	return info, nil
+}
+
+// claim takes a stream's name, which readers find it by.
+func (s *Saver) claim(name string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if name == "" || !utf8.ValidString(name) {
+		return errors.New("the name of a stream must be text in UTF-8, and not empty")
+	}
+	if s.names[name] {
+		return errors.New("the snapshot has a stream of that name already")
+	}
+	if s.names == nil {
+		s.names = map[string]bool{}
+	}
+	s.names[name] = true
+	return nil
+}
+
+// A strictReader ends only with io.EOF itself. An error that merely wraps it,
+// like that of a connection which was cut, is a stream that broke.
+type strictReader struct{ r io.Reader }
+
+func (s strictReader) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && err != io.EOF && errors.Is(err, io.EOF) {
+		err = fmt.Errorf("broke off: %v", err)
+	}
+	return n, err
 }
 
 // streamWriter turns one stream into extents.
@@ -246,8 +290,10 @@ func (w *streamWriter) find(id chunkID, n int) (Extent, bool) {
 }
 
 // holds reports whether an extent from an index lies in a block that exists.
-func (s *Saver) holds(e Extent) bool {
-	return int(e.Block) < len(s.tables) && !s.tables[e.Block].Void() && e.Offset+e.Length <= s.tables[e.Block].Raw
+func (s *Saver) holds(e Extent) bool { return within(s.tables, e) }
+
+func within(table []pack.Entry, e Extent) bool {
+	return int(e.Block) < len(table) && e.Offset+e.Length <= table[e.Block].Raw
 }
 
 // store appends a new chunk to the stream's block. A chunk never straddles two
@@ -347,8 +393,16 @@ func (s *Saver) Abort(cause error) {
 		cause = errors.New("aborted")
 	}
 	s.packer.abort(cause)
+	s.discard()
+}
+
+// discard drops what only this run could use, then releases the rest.
+func (s *Saver) discard() {
+	// Before the lock goes: the next run writes files of the same names.
+	if s.index != nil {
+		s.index.discard()
+	}
 	s.release()
-	s.index.discard()
 }
 
 func (s *Saver) release() {
@@ -374,6 +428,9 @@ func (s *Saver) Commit(ctx context.Context, c Commit) (*Saved, error) {
 }
 
 func (s *Saver) commit(ctx context.Context, c Commit) (*Saved, error) {
+	if s.failed != nil {
+		return nil, s.failed
+	}
 	contents, err := s.finishContents(ctx, c)
 	if err != nil {
 		return nil, err
@@ -394,7 +451,7 @@ func (s *Saver) commit(ctx context.Context, c Commit) (*Saved, error) {
 	// The index is complete before the manifest exists: it is found by the
 	// manifest's hash, so that of a run that dies here is never used.
 	if err := s.finishIndex(object); err != nil {
-		return nil, err
+		s.c.Log("the chunk index is lost, the next snapshot will store more: %v", err)
 	}
 	return s.publish(ctx, object, c.Catalogue)
 }
@@ -418,6 +475,11 @@ func (s *Saver) finishContents(ctx context.Context, c Commit) (*Contents, error)
 		st.info.Facts = c.Facts[st.info.Name]
 		contents.Streams = append(contents.Streams, st.info)
 		for _, e := range st.extents {
+			// A last look, whatever the indexes said: an extent of no block would
+			// be a snapshot that cannot be restored.
+			if !within(s.packer.table, e) {
+				return nil, fmt.Errorf("internal error: stream %q: extent %+v is in no block", st.info.Name, e)
+			}
 			list = e.append(list)
 		}
 		s.streams[i].extents = nil

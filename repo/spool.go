@@ -35,6 +35,7 @@ func OpenSpool(path string) (*Spool, error) {
 }
 
 // Remove removes an object that its store has confirmed, or that was given up.
+// Its directory stays: the store inside may have synced it and count on it.
 func (s *Spool) Remove(key string) error {
 	if !store.ValidKey(key) {
 		return fmt.Errorf("spool: bad key %q", key)
@@ -42,9 +43,6 @@ func (s *Spool) Remove(key string) error {
 	name := filepath.Join(s.path, filepath.FromSlash(key))
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("spool: %w", err)
-	}
-	// Emptied directories go too; one that is not empty stays.
-	for d := filepath.Dir(name); len(d) > len(s.path) && os.Remove(d) == nil; d = filepath.Dir(d) {
 	}
 	return nil
 }

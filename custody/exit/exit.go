@@ -57,6 +57,15 @@ func With(code Code, err error) error {
 	return &coded{code, err}
 }
 
+// Lost gives Integrity to an error about too few shards where every store
+// answered: then it is not a matter of time.
+func Lost(err error, everyStoreAnswered bool) error {
+	if few := (*spread.TooFewError)(nil); everyStoreAnswered && errors.As(err, &few) {
+		return With(Integrity, err)
+	}
+	return err
+}
+
 // table maps errors to codes; the first that fits counts, so the more telling
 // ones stand first.
 var table = []struct {

@@ -244,7 +244,7 @@ func (r *Rescue) restore(ctx context.Context, u *UI, target string, o loader.Opt
 	}
 	opened, err := r.Open(ctx, snap)
 	if err != nil {
-		return fmt.Errorf("open snapshot %s: %w", snap.ID(), err)
+		return exit.Lost(fmt.Errorf("open snapshot %s: %w", snap.ID(), err), r.Listing.Reached == r.stores)
 	}
 	u.Log("recovering snapshot %s of %s/%s, sequence %d.%d of %s, found on %d of %d stores (ungoverned: no roster exists)", snap.ID(), r.Kit.Tenant,
 		snap.Entry.Dataset, snap.Epoch, snap.Sequence, snap.Time.Format("2006-01-02 15:04:05Z"), len(snap.Stores), r.stores)
@@ -252,7 +252,7 @@ func (r *Rescue) restore(ctx context.Context, u *UI, target string, o loader.Opt
 	started := time.Now()
 	res, err := loader.Restore(ctx, opened, o)
 	if err != nil {
-		return fmt.Errorf("recover %s@%s: %w", snap.Entry.Dataset, snap.ID(), err)
+		return exit.Lost(fmt.Errorf("recover %s@%s: %w", snap.Entry.Dataset, snap.ID(), err), r.Listing.Reached == r.stores)
 	}
 	return PrintRestored(u, snap, res, time.Since(started))
 }

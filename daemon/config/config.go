@@ -62,6 +62,9 @@ type Store struct {
 	// CAFile is a PEM file of certificate authorities to trust instead of the
 	// system's.
 	CAFile string `toml:"ca_file"`
+	// Patience is how long one call keeps trying before the store counts as
+	// away; default 5m.
+	Patience Duration `toml:"patience"`
 	// Read-only credentials for the kits; they are sealed to the recovery key.
 	RecoveryAccessKeyFile string `toml:"recovery_access_key_file"`
 	RecoverySecretKeyFile string `toml:"recovery_secret_key_file"`
@@ -188,7 +191,7 @@ var known = map[string][]string{
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "recovery_access_key_file", "recovery_secret_key_file"},
+		"ca_file", "patience", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant":         {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout"},
 }
@@ -275,7 +278,7 @@ func (s Store) check() error {
 		if !filepath.IsAbs(s.Path) {
 			return fmt.Errorf("path %q is not an absolute path", s.Path)
 		}
-		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile != "" {
+		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile != "" || s.Patience != 0 {
 			return errors.New("a dir store has a path and nothing else")
 		}
 	case "s3":

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
 	"strongroom/daemon/config"
 	"strongroom/repo"
@@ -59,7 +60,7 @@ func (s *Site) Backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	}
 	d, ok := c.Dataset(dataset)
 	if !ok {
-		return nil, fmt.Errorf("%w: tenant %q has no dataset %q in the configuration", ErrRefused, tenant, dataset)
+		return nil, exit.With(exit.Usage, fmt.Errorf("tenant %q has no dataset %q in %s", tenant, dataset, s.Config.Path))
 	}
 	saver, err := s.begin(ctx, t, d)
 	if err != nil {
@@ -121,7 +122,7 @@ func (s *Site) datasetDir(t box.Tenant, id repo.ID) string {
 
 // begin opens a dataset for a snapshot.
 func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo.Saver, error) {
-	members, err := s.Stores(ctx)
+	members, err := s.Stores(ctx, true)
 	if err != nil {
 		return nil, err
 	}

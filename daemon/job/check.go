@@ -17,6 +17,7 @@ type CheckResult struct {
 	Read      int64    `json:"read"`     // bytes
 	Problems  []string `json:"problems"` // each a line
 	Lost      int      `json:"lost"`     // packs that cannot be read any more
+	Away      int      `json:"away"`     // packs that cannot be read until a store is back
 }
 
 // Check compares what the stores hold with the manifests; with readData it
@@ -35,7 +36,8 @@ func (s *Site) Check(ctx context.Context, readData bool, progress func(done, tot
 		seen := map[string]bool{}
 		for _, snap := range l.Snapshots {
 			r.Snapshots++
-			if state := snap.State(len(s.Config.Stores)); state != "complete" {
+			if len(snap.Stores) < l.Reached {
+				state := s.State(l, snap)
 				r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), state))
 			}
 			reader := l.PackReader(snap)
@@ -61,10 +63,15 @@ func (s *Site) Check(ctx context.Context, readData bool, progress func(done, tot
 func (r *CheckResult) add(tenant, snapshot string, h spread.Health) {
 	r.Packs++
 	r.Read += h.Read
+	unknown := 0
 	for _, sh := range h.Shards {
 		r.Shards++
-		if sh.State == spread.Good {
+		switch sh.State {
+		case spread.Good:
 			r.Good++
+			continue
+		case spread.Unknown: // that its store is away has been said once
+			unknown++
 			continue
 		}
 		text := fmt.Sprintf("%s: snapshot %s: pack %v: shard %d on %q is %s", tenant, snapshot, h.Pack, sh.Index, sh.Store, sh.State)
@@ -73,7 +80,10 @@ func (r *CheckResult) add(tenant, snapshot string, h spread.Health) {
 		}
 		r.Problems = append(r.Problems, text)
 	}
-	if h.Lost() {
+	if h.Lost() && h.Good+unknown >= h.Need {
+		r.Away++
+		r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v cannot be read now: %d good shards of the %d needed, %d on stores that are away", tenant, snapshot, h.Pack, h.Good, h.Need, unknown))
+	} else if h.Lost() {
 		r.Lost++
 		r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v is lost: %d good shards of the %d needed", tenant, snapshot, h.Pack, h.Good, h.Need))
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"strongroom/custody/exit"
@@ -41,16 +42,23 @@ type InitResult struct {
 }
 
 // Init sets up what is missing of state, recovery keys, tenants and stores. It
-// changes nothing that is there, so it may be repeated.
+// changes nothing that is there, so it may be repeated; what it refuses, it
+// refuses before it writes anything.
 func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string, ...any)) (*InitResult, error) {
 	if err := SelfTest(); err != nil {
 		return nil, err
 	}
 	if len(c.Stores) == 0 || len(c.Tenants) == 0 {
-		return nil, fmt.Errorf("%w: the configuration needs at least one [[store]] and one [[tenant]]", ErrRefused)
+		return nil, exit.With(exit.Usage, fmt.Errorf("%s needs at least one [[store]] and one [[tenant]]", c.Path))
 	}
 	if len(c.Stores) == 1 {
 		log("with one store nothing survives its loss: add a second and a third one")
+	}
+	// Everything that can be refused is looked at first, so that a refusal
+	// leaves nothing behind.
+	fresh, err := survey(ctx, c, o, log)
+	if err != nil {
+		return nil, err
 	}
 	s, err := openOrMake(c, log)
 	if err != nil {
@@ -58,8 +66,7 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 	}
 	defer s.Close()
 	r := &InitResult{Recovery: []string{}, Shares: []string{}, Tenants: []string{}, Stores: []string{}}
-	// Stores first: whoever named a wrong one learns it before keys are made.
-	if err := s.markStores(ctx, r); err != nil {
+	if err := s.markStores(ctx, fresh, r); err != nil {
 		return nil, err
 	}
 	if err := s.recoveryKeys(o, r); err != nil {
@@ -80,62 +87,167 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 	return r, nil
 }
 
+// survey looks at what init would build on and changes nothing. It returns the
+// stores that are new.
+func survey(ctx context.Context, c *config.Config, o InitOptions, log func(string, ...any)) ([]freshStore, error) {
+	var marker []byte
+	classes := map[share.Class]bool{}
+	if exists, err := stateExists(c); err != nil {
+		return nil, err
+	} else if exists {
+		s, err := OpenSite(c, log)
+		if err != nil {
+			return nil, err
+		}
+		defer s.Close()
+		if marker, err = s.marker(); err != nil {
+			return nil, err
+		}
+		org, err := s.Box.Organisation()
+		if err != nil {
+			return nil, err
+		}
+		for _, class := range []share.Class{share.Standard, share.Top} {
+			_, err := org.Current(class)
+			classes[class] = err == nil
+		}
+	}
+	for _, p := range o.Public {
+		if p.Rehearsal {
+			return nil, fmt.Errorf("recovery key %s was %w", p.Fingerprint, keys.ErrRehearsal)
+		}
+	}
+	for _, t := range c.Tenants {
+		if class := keys.Level(t.Level).Class(); !classes[class] && !o.provides(class) {
+			return nil, needRecovery(c, class)
+		}
+	}
+	if err := surveyShares(c, o, classes); err != nil {
+		return nil, err
+	}
+	return surveyStores(ctx, c, marker)
+}
+
+// surveyShares makes sure that no share file is there that would be written.
+func surveyShares(c *config.Config, o InitOptions, have map[share.Class]bool) error {
+	if o.SharesDir == "" {
+		return nil
+	}
+	for _, t := range c.Tenants {
+		class := keys.Level(t.Level).Class()
+		if have[class] {
+			continue
+		}
+		n := sharesOf(c, class).Shares
+		for i := range n {
+			base := shareFile(o.SharesDir, class, i+1, n)
+			for _, ext := range []string{".txt", ".html"} {
+				if _, err := os.Lstat(base + ext); !errors.Is(err, fs.ErrNotExist) {
+					return fmt.Errorf("%w: %s exists already; a share is never replaced", ErrRefused, base+ext)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func shareFile(dir string, class share.Class, index, n int) string {
+	return filepath.Join(dir, fmt.Sprintf("share-%s-%d-of-%d", class, index, n))
+}
+
+// stateExists reports whether this box has its keys already.
+func stateExists(c *config.Config) (bool, error) {
+	_, err := os.Stat(keysPath(c))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look at state directory: %w", err)
+	}
+	if os.Getenv("CREDENTIALS_DIRECTORY") == "" {
+		if _, err := os.Stat(credentialPath(c)); errors.Is(err, fs.ErrNotExist) {
+			return false, fmt.Errorf("%w: %s is gone but %s is there: without it no key can be opened; put it back, or recover from a kit", ErrRefused, credentialPath(c), keysPath(c))
+		}
+	}
+	return true, nil
+}
+
 // openOrMake opens the key store, or makes credential and key store.
 func openOrMake(c *config.Config, log func(string, ...any)) (*Site, error) {
+	exists, err := stateExists(c)
+	if err != nil {
+		return nil, err
+	}
+	if exists {
+		return OpenSite(c, log)
+	}
 	if err := os.MkdirAll(c.StateDir, 0o700); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
 	if os.Getenv("CREDENTIALS_DIRECTORY") == "" {
 		if _, err := os.Stat(credentialPath(c)); errors.Is(err, fs.ErrNotExist) {
-			if _, err := os.Stat(keysPath(c)); err == nil {
-				return nil, fmt.Errorf("%w: %s is gone but %s is there: without it no key can be opened; put it back, or recover from a kit", ErrRefused, credentialPath(c), keysPath(c))
-			}
 			if err := box.CreateCredential(credentialPath(c), box.NewCredential()); err != nil {
 				return nil, err
 			}
 		}
 	}
-	if _, err := os.Stat(keysPath(c)); errors.Is(err, fs.ErrNotExist) {
-		cred, err := box.LoadCredential(credentialPath(c), os.Getenv("CREDENTIALS_DIRECTORY"))
-		if err != nil {
-			return nil, err
-		}
-		if err := box.Init(keysPath(c), cred); err != nil {
-			return nil, err
-		}
+	cred, err := box.LoadCredential(credentialPath(c), os.Getenv("CREDENTIALS_DIRECTORY"))
+	if err != nil {
+		return nil, err
+	}
+	if err := box.Init(keysPath(c), cred); err != nil {
+		return nil, err
 	}
 	return OpenSite(c, log)
 }
 
+// freshStore is a store that has no marker yet.
+type freshStore struct {
+	name  string
+	store store.Store
+}
+
+// surveyStores opens every store and finds those without a marker, which must
+// be empty. marker is nil on a new box: then no store may have one.
+func surveyStores(ctx context.Context, c *config.Config, marker []byte) ([]freshStore, error) {
+	var fresh []freshStore
+	opened, failed := openStores(ctx, c.Stores, marker)
+	for i, sc := range c.Stores {
+		st, err := opened[i], failed[i]
+		if errors.Is(err, ErrNotInitialised) {
+			fresh = append(fresh, freshStore{sc.Name, st})
+			err = mustBeEmpty(ctx, st)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("store %q: %w", sc.Name, err)
+		}
+	}
+	// The probe leaves one constant object behind, so it comes last.
+	for _, f := range fresh {
+		if p, ok := f.store.(store.Prober); ok {
+			if _, err := p.Probe(ctx); err != nil {
+				return nil, fmt.Errorf("store %q: %w", f.name, err)
+			}
+		}
+	}
+	return fresh, nil
+}
+
 // markStores puts the marker and the texts for people on stores that are new.
-func (s *Site) markStores(ctx context.Context, r *InitResult) error {
+func (s *Site) markStores(ctx context.Context, fresh []freshStore, r *InitResult) error {
 	want, err := s.marker()
 	if err != nil {
 		return err
 	}
-	for _, c := range s.Config.Stores {
-		st, err := SpecOf(c).Open(nil)
-		if err != nil {
-			return fmt.Errorf("store %q: %w", c.Name, err)
-		}
-		err = checkMarker(ctx, st, want)
-		if err == nil {
-			continue
-		} else if !errors.Is(err, ErrNotInitialised) {
-			return fmt.Errorf("store %q: %w", c.Name, err)
-		}
-		if err := mustBeEmpty(ctx, st); err != nil {
-			return fmt.Errorf("store %q: %w", c.Name, err)
-		}
+	for _, f := range fresh {
 		for _, o := range []struct {
 			key  string
 			body []byte
 		}{{"RECOVER.txt", []byte(repo.RecoverText)}, {"FORMAT.md", []byte(repo.FormatText)}, {markerKey, want}} {
-			if err := st.Put(ctx, o.key, o.body, sha256.Sum256(o.body)); err != nil {
-				return fmt.Errorf("store %q: %w", c.Name, err)
+			if err := f.store.Put(ctx, o.key, o.body, sha256.Sum256(o.body)); err != nil {
+				return fmt.Errorf("store %q: %w", f.name, err)
 			}
 		}
-		r.Stores = append(r.Stores, c.Name)
+		r.Stores = append(r.Stores, f.name)
 	}
 	return nil
 }
@@ -188,19 +300,34 @@ func (r *InitResult) addRecovery(p keys.RecoveryPublic) {
 	r.Recovery = append(r.Recovery, text)
 }
 
+// provides reports whether a recovery key of a class was given or may be made.
+func (o InitOptions) provides(class share.Class) bool {
+	return o.SharesDir != "" || slices.ContainsFunc(o.Public, func(p keys.RecoveryPublic) bool { return p.Class == class })
+}
+
+func sharesOf(c *config.Config, class share.Class) config.Shares {
+	if class == share.Top {
+		return c.Recovery.Top
+	}
+	return c.Recovery.Standard
+}
+
+func needRecovery(c *config.Config, class share.Class) error {
+	want := sharesOf(c, class)
+	return fmt.Errorf("%w of class %s: make one at the offline station (strongroom station keys init --class %s -k %d -n %d) and give its public file with --recovery-public, or use --shares-dir for a trial",
+		ErrNeedRecovery, class, class, want.Threshold, want.Shares)
+}
+
 func (s *Site) findOrMake(class share.Class, o InitOptions, r *InitResult) (keys.RecoveryPublic, error) {
 	for _, p := range o.Public {
 		if p.Class == class {
 			return p, nil
 		}
 	}
-	want := s.Config.Recovery.Standard
-	if class == share.Top {
-		want = s.Config.Recovery.Top
-	}
 	if o.SharesDir == "" {
-		return keys.RecoveryPublic{}, fmt.Errorf("%w of class %s: make one at the offline station (strongroom station keys init --class %s -k %d -n %d) and give its public file with --recovery-public, or use --shares-dir for a trial", ErrNeedRecovery, class, class, want.Threshold, want.Shares)
+		return keys.RecoveryPublic{}, needRecovery(s.Config, class)
 	}
+	want := sharesOf(s.Config, class)
 	shares, public, err := keys.InitRecovery(class, want.Threshold, want.Shares, nil, o.Now, false)
 	if err != nil {
 		return public, err
@@ -213,32 +340,50 @@ func (s *Site) findOrMake(class share.Class, o InitOptions, r *InitResult) (keys
 
 // WriteShares writes each share as a text file and a page to print, into a
 // directory for the owner alone. It never overwrites.
+//
+// If it fails, what it wrote goes again: no kit is sealed to that key.
 func WriteShares(dir string, shares []share.Share) (files []string, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
+	var written []string
+	defer func() {
+		if err != nil {
+			for _, f := range written {
+				err = errors.Join(err, os.Remove(f))
+			}
+			files = nil
+		}
+	}()
 	for _, sh := range shares {
 		page, err := sh.Page()
 		if err != nil {
-			return files, err
+			return nil, err
 		}
-		base := filepath.Join(dir, fmt.Sprintf("share-%s-%d-of-%d", sh.Class, sh.Index, sh.N))
+		base := shareFile(dir, sh.Class, int(sh.Index), int(sh.N))
 		for ext, body := range map[string][]byte{".txt": sh.Format(), ".html": page} {
-			if err := writeNew(base+ext, body); err != nil {
-				return files, err
+			if err := WriteNew(base+ext, body); err != nil {
+				return nil, err
 			}
+			written = append(written, base+ext)
 		}
 		files = append(files, base+".txt")
 	}
 	return files, nil
 }
 
-// writeNew creates a file of mode 0600 and makes it durable.
-func writeNew(path string, body []byte) error {
+// WriteNew creates a file of mode 0600 and makes it durable. What is there is
+// not replaced, and half a file does not stay.
+func WriteNew(path string, body []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("%w: %s exists already", ErrRefused, path)
+	} else if err != nil {
 		return err
 	}
 	_, err = f.Write(body)
-	return errors.Join(err, f.Sync(), f.Close())
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		err = errors.Join(err, os.Remove(path))
+	}
+	return err
 }

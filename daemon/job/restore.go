@@ -3,7 +3,9 @@ package job
 import (
 	"context"
 	"fmt"
+	"slices"
 
+	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
 	"strongroom/repo"
 	"strongroom/source/loader"
@@ -15,7 +17,7 @@ func (s *Site) Listing(ctx context.Context, tenant string) (*repo.Listing, box.T
 	if err != nil {
 		return nil, t, err
 	}
-	members, err := s.Stores(ctx)
+	members, err := s.Stores(ctx, false)
 	if err != nil {
 		return nil, t, err
 	}
@@ -27,25 +29,44 @@ func (s *Site) Listing(ctx context.Context, tenant string) (*repo.Listing, box.T
 	return l, t, err
 }
 
+// State says on how many stores a snapshot is. A store that is away is said
+// to be away: whether it has the snapshot nobody knows.
+func (s *Site) State(l *repo.Listing, snap *repo.Snapshot) string {
+	n := len(s.Config.Stores)
+	if away := n - l.Reached; away > 0 && len(snap.Stores) >= l.Reached {
+		return fmt.Sprintf("on %d of %d stores, %d away", len(snap.Stores), n, away)
+	}
+	return snap.State(n)
+}
+
 // Open finds and opens a snapshot of a dataset.
-func (s *Site) Open(ctx context.Context, tenant, dataset, snapshot string) (*repo.Opened, *repo.Listing, error) {
+func (s *Site) Open(ctx context.Context, tenant, dataset, snapshot string) (*repo.Opened, error) {
 	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	o, err := s.openIn(ctx, l, t, dataset, snapshot)
+	return o, s.lost(l, err)
+}
+
+func (s *Site) lost(l *repo.Listing, err error) error {
+	return exit.Lost(err, l.Reached == len(s.Config.Stores))
+}
+
+func (s *Site) openIn(ctx context.Context, l *repo.Listing, t box.Tenant, dataset, snapshot string) (*repo.Opened, error) {
 	for _, p := range l.Problems {
 		s.Log("warning: %s", p.Text)
 	}
-	id, err := s.Box.Dataset(t.Name, dataset)
-	if err != nil {
-		return nil, nil, err
+	// Box.Dataset would make a pseudonym for whatever name was mistyped.
+	i := slices.IndexFunc(t.Datasets, func(d box.Dataset) bool { return d.Name == dataset })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: tenant %q has no dataset %q that was ever backed up", repo.ErrNoSnapshot, t.Name, dataset)
 	}
-	snap, err := l.Find(repo.ID(id), snapshot)
+	snap, err := l.Find(repo.ID(t.Datasets[i].ID), snapshot)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s/%s: %w", tenant, dataset, err)
+		return nil, fmt.Errorf("%s/%s: %w", t.Name, dataset, err)
 	}
-	o, err := s.OpenSnapshot(ctx, l, t, snap)
-	return o, l, err
+	return s.OpenSnapshot(ctx, l, t, snap)
 }
 
 // OpenSnapshot opens a snapshot with the generation key on the box.
@@ -62,17 +83,20 @@ func (s *Site) OpenSnapshot(ctx context.Context, l *repo.Listing, t box.Tenant, 
 
 // Restore restores a snapshot of a dataset.
 func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (*repo.Snapshot, *loader.Result, error) {
-	opened, l, err := s.Open(ctx, tenant, dataset, snapshot)
+	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {
 		return nil, nil, err
+	}
+	opened, err := s.openIn(ctx, l, t, dataset, snapshot)
+	if err != nil {
+		return nil, nil, s.lost(l, err)
 	}
 	snap := opened.Snapshot()
 	s.Log("restoring snapshot %s of %s/%s, sequence %d.%d of %s, found on %d of %d stores", snap.ID(), tenant, dataset, snap.Epoch, snap.Sequence,
 		snap.Time.Format("2006-01-02 15:04:05Z"), len(snap.Stores), len(s.Config.Stores))
-	_ = l
 	r, err := loader.Restore(ctx, opened, o)
 	if err != nil {
-		return snap, nil, fmt.Errorf("restore %s/%s@%s: %w", tenant, dataset, snap.ID(), err)
+		return snap, nil, s.lost(l, fmt.Errorf("restore %s/%s@%s: %w", tenant, dataset, snap.ID(), err))
 	}
 	return snap, r, nil
 }

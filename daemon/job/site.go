@@ -13,6 +13,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
@@ -53,13 +55,13 @@ func OpenSite(c *config.Config, log func(string, ...any)) (*Site, error) {
 	}
 	cred, err := box.LoadCredential(credentialPath(c), os.Getenv("CREDENTIALS_DIRECTORY"))
 	if errors.Is(err, box.ErrNoCredential) {
-		return nil, fmt.Errorf("%w: %w; run: strongroom init", ErrNotInitialised, err)
+		return nil, fmt.Errorf("%w: %w", ErrNotInitialised, err)
 	} else if err != nil {
 		return nil, err
 	}
 	b, err := box.Open(keysPath(c), cred)
 	if err != nil {
-		return nil, fmt.Errorf("%w; if this box is new, run: strongroom init", err)
+		return nil, err
 	}
 	return &Site{Config: c, Box: b, Log: log}, nil
 }
@@ -77,7 +79,8 @@ func SpecOf(s config.Store) spec.Spec {
 		prefix += "/"
 	}
 	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
-		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile}
+		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile,
+		Patience: time.Duration(s.Patience)}
 }
 
 // markerKey is an object that says whose store it is: the empty mount point of
@@ -95,9 +98,12 @@ func (s *Site) marker() ([]byte, error) {
 	return fmt.Appendf(nil, "strongroom store 1\n%x\n", id[:16]), nil
 }
 
-// Stores opens the configured stores. One that is away is a member that fails;
-// one that belongs to somebody else, or was never initialised, is refused.
-func (s *Site) Stores(ctx context.Context) ([]spread.Member, error) {
+// Stores opens the configured stores. One that is away, and one without a
+// marker, such as the empty mount point of an absent disk, is a member that
+// fails: the others go on. Not so if none has a marker: then init was not run.
+// One that belongs to somebody else is a mistake in the configuration: whoever
+// wants to write is refused, whoever reads goes on without it.
+func (s *Site) Stores(ctx context.Context, write bool) ([]spread.Member, error) {
 	if len(s.Config.Stores) == 0 {
 		return nil, fmt.Errorf("%w: the configuration has no [[store]]", ErrRefused)
 	}
@@ -105,23 +111,58 @@ func (s *Site) Stores(ctx context.Context) ([]spread.Member, error) {
 	if err != nil {
 		return nil, err
 	}
+	opened, failed := openStores(ctx, s.Config.Stores, want)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	var members []spread.Member
-	for _, c := range s.Config.Stores {
-		st, err := SpecOf(c).Open(nil)
-		if err == nil {
-			err = checkMarker(ctx, st, want)
-		}
+	var unmarked error
+	count := 0
+	for i, c := range s.Config.Stores {
+		st, err := opened[i], failed[i]
 		switch {
 		case err == nil:
-		case errors.Is(err, ErrRefused), errors.Is(err, ErrNotInitialised):
+		case errors.Is(err, ErrRefused) && write:
 			return nil, fmt.Errorf("store %q: %w", c.Name, err)
 		default:
-			s.Log("store %q is away: %v", c.Name, err)
+			if errors.Is(err, ErrNotInitialised) {
+				unmarked = fmt.Errorf("store %q: %w", c.Name, err)
+				count++
+			}
 			st = absent{err}
 		}
 		members = append(members, spread.Member{Name: c.Name, Store: st})
 	}
-	return members, ctx.Err()
+	if count == len(members) {
+		return nil, unmarked
+	}
+	return members, nil
+}
+
+// answerTimeout is how long a store may take to show its marker. Later calls
+// have more patience, but nobody should wait minutes to learn that a service
+// is down.
+const answerTimeout = 20 * time.Second
+
+// openStores opens every store and compares its marker, all at once.
+func openStores(ctx context.Context, stores []config.Store, marker []byte) ([]store.Store, []error) {
+	opened, failed := make([]store.Store, len(stores)), make([]error, len(stores))
+	var wg sync.WaitGroup
+	for i, c := range stores {
+		wg.Go(func() {
+			st, err := SpecOf(c).Open(nil)
+			if err == nil {
+				tctx, cancel := context.WithTimeout(ctx, answerTimeout)
+				defer cancel()
+				if err = checkMarker(tctx, st, marker); tctx.Err() != nil && ctx.Err() == nil {
+					err = fmt.Errorf("%w: no answer within %v", store.ErrUnavailable, answerTimeout)
+				}
+			}
+			opened[i], failed[i] = st, err
+		})
+	}
+	wg.Wait()
+	return opened, failed
 }
 
 // checkMarker compares a store's marker.
@@ -133,9 +174,18 @@ func checkMarker(ctx context.Context, st store.Store, want []byte) error {
 		return err
 	}
 	if !bytes.Equal(got, want) {
-		return fmt.Errorf("%w: it belongs to another strongroom installation", ErrRefused)
+		return fmt.Errorf("%w: it belongs to another strongroom installation, or to this one before it lost its state directory", ErrRefused)
 	}
 	return nil
+}
+
+// Marked reports whether a store has a marker, whosesoever.
+func Marked(ctx context.Context, st store.Store) (bool, error) {
+	_, err := st.Stat(ctx, markerKey)
+	if errors.Is(err, store.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func readSmall(ctx context.Context, st store.Store, key string) ([]byte, error) {
@@ -157,7 +207,12 @@ func readSmall(ctx context.Context, st store.Store, key string) ([]byte, error) 
 // absent is a store that could not be opened.
 type absent struct{ err error }
 
-func (a absent) fail() error { return fmt.Errorf("%w: %w", store.ErrUnavailable, a.err) }
+func (a absent) fail() error {
+	if errors.Is(a.err, store.ErrUnavailable) {
+		return a.err
+	}
+	return fmt.Errorf("%w: %w", store.ErrUnavailable, a.err)
+}
 
 func (a absent) Put(context.Context, string, []byte, [32]byte) error { return a.fail() }
 func (a absent) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {
@@ -172,7 +227,7 @@ func (a absent) List(context.Context, string) iter.Seq2[store.Info, error] {
 func (s *Site) Tenant(name string) (config.Tenant, box.Tenant, error) {
 	c, ok := s.Config.Tenant(name)
 	if !ok {
-		return c, box.Tenant{}, fmt.Errorf("%w: the configuration has no tenant %q", ErrRefused, name)
+		return c, box.Tenant{}, exit.With(exit.Usage, fmt.Errorf("%s has no tenant %q", s.Config.Path, name))
 	}
 	t, err := s.Box.Tenant(name)
 	if errors.Is(err, box.ErrNoTenant) {

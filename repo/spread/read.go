@@ -158,7 +158,10 @@ func (q *sliceRead) direct() bool {
 		if i > 0 {
 			b = make([]byte, len(q.buf)) // columns of the first may be good
 		}
-		if err := q.r.read(q.ctx, l, q.p, q.col, b); err != nil {
+		if err := q.r.read(q.ctx, l, q.col, b); err != nil {
+			if q.ctx.Err() != nil {
+				return false // no fault of the store's
+			}
 			q.fail(q.shard, l, err.Error())
 			continue
 		}
@@ -180,39 +183,61 @@ func (q *sliceRead) fail(shard int, l location, what string) {
 }
 
 func (q *sliceRead) missing(shard int) {
+	q.why = append(q.why, q.r.missing(shard))
+}
+
+// missing says of a shard that no store lists where it should be.
+func (r *Reader) missing(shard int) string {
 	home := ""
-	if shard < len(q.r.set.members) {
-		home = fmt.Sprintf(", expected on %q", q.r.set.members[shard].Name)
-		if err := q.r.set.Down(shard); err != nil {
+	if shard < len(r.set.members) {
+		home = fmt.Sprintf(", expected on %q", r.set.members[shard].Name)
+		if err := r.set.Down(shard); err != nil {
 			home = fmt.Sprintf(" (%v)", err)
 		}
 	}
-	q.why = append(q.why, fmt.Sprintf("shard %d is missing%s", shard, home))
+	return fmt.Sprintf("shard %d is missing%s", shard, home)
+}
+
+// A piece is the column range of one shard, from one of its holders.
+type piece struct {
+	shard int
+	b     []byte
 }
 
 // degraded reconstructs what direct could not read. It fetches the column
 // range of the other shards one after the other, and after each tries every
-// choice of k that includes it.
+// choice of k that includes it. Second copies and repairs of a shard come when
+// the first ones were not enough.
 func (q *sliceRead) degraded() error {
-	k := q.p.Geometry.K
-	have := map[int][]byte{}
-	var order []int
-	for i := range q.p.Geometry.N {
+	holders := make([][]location, q.p.Geometry.N)
+	most := 0
+	for i := range holders {
 		if i == q.shard {
 			continue
 		}
-		b, err := q.other(i)
-		if err != nil {
-			return err
+		if holders[i] = q.r.inv.holders(q.r.prefix, q.p, i); len(holders[i]) == 0 {
+			q.missing(i)
 		}
-		if b == nil {
-			continue
+		most = max(most, len(holders[i]))
+	}
+	k := q.p.Geometry.K
+	var have []piece
+	for copy := range most {
+		for i, at := range holders {
+			if copy >= len(at) {
+				continue
+			}
+			b, err := q.other(i, at[copy])
+			if err != nil {
+				return err
+			} else if b == nil {
+				continue
+			}
+			have = append(have, piece{i, b})
+			if ok, err := q.tryChoices(k, have); ok || err != nil {
+				return err
+			}
 		}
-		have[i] = b
-		if ok, err := q.tryChoices(k, have, order, i); ok || err != nil {
-			return err
-		}
-		order = append(order, i)
 	}
 	if len(have) >= k {
 		q.why = append(q.why, fmt.Sprintf("no choice of %d of the other %d gives segments that authenticate", k, len(have)))
@@ -220,45 +245,34 @@ func (q *sliceRead) degraded() error {
 	return &TooFewError{Pack: q.p.ID, Segment: q.firstSegment, Need: k, Why: q.why}
 }
 
-// other reads the column range of shard i from the first holder that gives
-// it, or nil.
-func (q *sliceRead) other(i int) ([]byte, error) {
-	holders := q.r.inv.holders(q.r.prefix, q.p, i)
-	for _, l := range holders {
-		b := make([]byte, len(q.buf))
-		err := q.r.read(q.ctx, l, q.p, q.col, b)
-		if err == nil {
-			return b, nil
-		}
-		if q.ctx.Err() != nil {
-			return nil, q.ctx.Err()
-		}
-		q.fail(i, l, err.Error())
+// other reads the column range of shard i at l, or nil if l does not give it.
+func (q *sliceRead) other(i int, l location) ([]byte, error) {
+	b := make([]byte, len(q.buf))
+	err := q.r.read(q.ctx, l, q.col, b)
+	if err == nil {
+		return b, nil
 	}
-	if len(holders) == 0 {
-		q.missing(i)
+	if q.ctx.Err() != nil {
+		return nil, q.ctx.Err()
 	}
+	q.fail(i, l, err.Error())
 	return nil, nil
 }
 
-// maxChoices bounds the search; with up to seven stores it is never reached.
+// maxChoices bounds the search; with one copy of each of up to seven shards it
+// is never reached.
 const maxChoices = 500
 
-// tryChoices reconstructs from newest and every choice of k-1 of order.
-func (q *sliceRead) tryChoices(k int, have map[int][]byte, order []int, newest int) (bool, error) {
-	if len(order) < k-1 {
-		return false, nil
-	}
+// tryChoices reconstructs from the last of have and every choice of k-1 other
+// shards of it.
+func (q *sliceRead) tryChoices(k int, have []piece) (bool, error) {
 	tried := 0
-	var choose func(from int, picked []int) (bool, error)
-	choose = func(from int, picked []int) (bool, error) {
-		if len(picked) == k {
+	some := map[int][]byte{}
+	var choose func(from int) (bool, error)
+	choose = func(from int) (bool, error) {
+		if len(some) == k {
 			if tried++; tried > maxChoices {
 				return false, nil
-			}
-			some := map[int][]byte{}
-			for _, i := range picked {
-				some[i] = have[i]
 			}
 			b, err := erasure.Reconstruct(k, some, q.shard)
 			if err != nil {
@@ -267,23 +281,35 @@ func (q *sliceRead) tryChoices(k int, have map[int][]byte, order []int, newest i
 			failed, _ := q.accept(b)
 			return failed == 0, nil
 		}
-		for i := from; i < len(order); i++ {
-			if ok, err := choose(i+1, append(slices.Clip(picked), order[i])); ok || err != nil {
+		for i := from; i < len(have)-1; i++ {
+			p := have[i]
+			if some[p.shard] != nil {
+				continue
+			}
+			some[p.shard] = p.b
+			if ok, err := choose(i + 1); ok || err != nil {
 				return ok, err
 			}
+			delete(some, p.shard)
 		}
 		return false, nil
 	}
-	return choose(0, []int{newest})
+	newest := have[len(have)-1]
+	some[newest.shard] = newest.b
+	return choose(0)
 }
 
 // read fills b with columns from col of the shard at l. A store that cannot be
 // reached is not asked again by this Reader.
-func (r *Reader) read(ctx context.Context, l location, p Pack, col int, b []byte) error {
+func (r *Reader) read(ctx context.Context, l location, col int, b []byte) error {
+	return r.readAt(ctx, l, erasure.PayloadOffset(col), b)
+}
+
+func (r *Reader) readAt(ctx context.Context, l location, off int64, b []byte) error {
 	if err := r.set.Down(l.member); err != nil {
 		return err
 	}
-	err := readFull(ctx, r.set.members[l.member].Store, l.key, erasure.PayloadOffset(col), b)
+	err := readFull(ctx, r.set.members[l.member].Store, l.key, off, b)
 	if err != nil && ctx.Err() == nil && (errors.Is(err, store.ErrUnavailable) || errors.Is(err, store.ErrDenied)) {
 		r.set.Fail(l.member, err)
 	}

@@ -220,13 +220,13 @@ func (v *Inventory) Size(key string, member int) int64 { return v.size[key][memb
 // Keys returns every object found, in no order, with the members that have it.
 func (v *Inventory) Keys() map[string][]int { return v.at }
 
-// maxAttempts bounds the repairs of one shard that a reader looks for.
-const maxAttempts = 16
+// MaxAttempts bounds the repairs of one shard that a reader looks for.
+const MaxAttempts = 16
 
 // holders returns where shard i of p lies: by name and size.
 func (v *Inventory) holders(prefix string, p Pack, i int) []location {
 	var out []location
-	for a := range maxAttempts {
+	for a := range MaxAttempts {
 		key := p.Key(prefix, i, a)
 		found := v.Holders(key, p.ShardLen())
 		for _, m := range found {

@@ -3,9 +3,11 @@ package spread
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 
 	"strongroom/erasure"
+	"strongroom/repo/store"
 )
 
 // State is the health of one shard.
@@ -61,22 +63,23 @@ func (r *Reader) Verify(ctx context.Context, p Pack, readData bool) (Health, err
 func (r *Reader) verifyShard(ctx context.Context, p Pack, i int, readData bool, h *Health) ShardHealth {
 	s := ShardHealth{Index: i, State: Missing}
 	for _, l := range r.inv.holders(r.prefix, p, i) {
-		s.Store = r.set.members[l.member].Name
+		name := r.set.members[l.member].Name
 		if !readData {
-			s.State, s.Detail = Good, ""
-			return s
+			return ShardHealth{Index: i, State: Good, Store: name}
 		}
 		b := make([]byte, p.ShardLen())
-		if err := readFull(ctx, r.set.members[l.member].Store, l.key, 0, b); err != nil {
-			s.State, s.Detail = Unknown, err.Error()
+		if err := r.readAt(ctx, l, 0, b); err != nil {
+			// What is damaged stays so; what went since the listing is missing.
+			if s.State != Damaged && !errors.Is(err, store.ErrNotExist) {
+				s.Store, s.State, s.Detail = name, Unknown, err.Error()
+			}
 			continue
 		}
 		h.Read += int64(len(b))
 		if sha256.Sum256(b) == p.Shards[i] {
-			s.State, s.Detail = Good, ""
-			return s
+			return ShardHealth{Index: i, State: Good, Store: name}
 		}
-		s.State, s.Detail = Damaged, describeDamage(b, p, i)
+		s.Store, s.State, s.Detail = name, Damaged, describeDamage(b, p, i)
 	}
 	if s.State != Missing || i >= len(r.set.members) {
 		return s
@@ -85,8 +88,10 @@ func (r *Reader) verifyShard(ctx context.Context, p Pack, i int, readData bool, 
 	if err := r.set.Down(i); err != nil {
 		s.State, s.Detail = Unknown, err.Error()
 	} else if held := r.inv.size[p.Key(r.prefix, i, 0)]; len(held) > 0 {
-		for _, size := range held {
-			s.State, s.Detail = Damaged, fmt.Sprintf("has %d bytes, not %d", size, p.ShardLen())
+		for m, size := range held {
+			if size != p.ShardLen() {
+				s.State, s.Store, s.Detail = Damaged, r.set.members[m].Name, fmt.Sprintf("has %d bytes, not %d", size, p.ShardLen())
+			}
 		}
 	}
 	return s
@@ -116,12 +121,12 @@ func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
 	payload := map[int][]byte{}
 	var why []string
 	for j := range p.Geometry.N {
-		b, reason := r.goodShard(ctx, p, j)
+		b, reasons := r.goodShard(ctx, p, j)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
 		if b == nil {
-			why = append(why, fmt.Sprintf("shard %d: %s", j, reason))
+			why = append(why, reasons...)
 			continue
 		}
 		payload[j] = b[erasure.HeaderLen:erasure.PayloadOffset(p.Header(j).Columns())]
@@ -146,22 +151,24 @@ func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
 	return b, nil
 }
 
-// goodShard reads shard j whole from a store that has it right.
-func (r *Reader) goodShard(ctx context.Context, p Pack, j int) ([]byte, string) {
-	reason := "missing"
-	for _, l := range r.inv.holders(r.prefix, p, j) {
-		if r.set.Down(l.member) != nil {
-			continue
-		}
+// goodShard reads shard j whole from a store that has it right, or says why
+// none gives it.
+func (r *Reader) goodShard(ctx context.Context, p Pack, j int) (b []byte, why []string) {
+	holders := r.inv.holders(r.prefix, p, j)
+	for _, l := range holders {
 		b := make([]byte, p.ShardLen())
-		if err := readFull(ctx, r.set.members[l.member].Store, l.key, 0, b); err != nil {
-			reason = err.Error()
-			continue
+		err := r.readAt(ctx, l, 0, b)
+		if err == nil && sha256.Sum256(b) == p.Shards[j] {
+			return b, nil
 		}
-		if sha256.Sum256(b) == p.Shards[j] {
-			return b, ""
+		what := describeDamage(b, p, j)
+		if err != nil {
+			what = err.Error()
 		}
-		reason = describeDamage(b, p, j)
+		why = append(why, fmt.Sprintf("shard %d on %q: %s", j, r.set.members[l.member].Name, what))
 	}
-	return nil, reason
+	if len(holders) == 0 {
+		why = append(why, r.missing(j))
+	}
+	return nil, why
 }

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -204,9 +206,22 @@ func (s *stored) toPath(ctx context.Context, opt Options, r *Result) error {
 	case "command":
 		return command.Restore(ctx, s, command.Target{Path: path, Overwrite: opt.Overwrite})
 	case "files":
-		rep, err := files.Restore(ctx, s, files.Target{Path: path, Only: opt.Only, Overwrite: opt.Overwrite})
-		r.Warnings = append(r.Warnings, rep.Notes...)
-		return err
+		return s.toTree(ctx, path, opt, r)
 	}
 	return s.unknown()
+}
+
+// toTree restores files. A directory that was made for nothing goes again; half
+// a tree stays, because after damage it may be all there is, and is named.
+func (s *stored) toTree(ctx context.Context, path string, opt Options, r *Result) error {
+	_, missing := os.Lstat(path)
+	rep, err := files.Restore(ctx, s, files.Target{Path: path, Only: opt.Only, Overwrite: opt.Overwrite})
+	r.Warnings = append(r.Warnings, rep.Notes...)
+	if err != nil && errors.Is(missing, fs.ErrNotExist) {
+		if names, rerr := os.ReadDir(path); rerr == nil && len(names) > 0 {
+			return fmt.Errorf("%w; a part of the tree is in %s", err, path)
+		}
+		_ = os.Remove(path) // an empty directory at worst
+	}
+	return err
 }

@@ -35,6 +35,9 @@ is made on this machine and its shares are written to files: for demonstrations
 and tests, since whoever reads this machine or that directory then has them.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if sharesDir != "" && len(publics) > 0 {
+				return exit.With(exit.Usage, errors.New("--shares-dir and --recovery-public exclude each other"))
+			}
 			cfg, err := a.load()
 			if err != nil {
 				return err
@@ -58,15 +61,14 @@ and tests, since whoever reads this machine or that directory then has them.`,
 	}
 	c.Flags().StringVar(&sharesDir, "shares-dir", "", "make missing recovery keys here and write their shares to this directory")
 	c.Flags().StringArrayVar(&publics, "recovery-public", nil, "public file of a recovery key, from the station")
-	c.MarkFlagsMutuallyExclusive("shares-dir", "recovery-public")
 	return c
 }
 
 func readPublics(o *job.InitOptions, paths []string) error {
 	for _, p := range paths {
-		b, err := os.ReadFile(p)
+		b, err := rescue.ReadBounded(p, 64<<10)
 		if err != nil {
-			return err
+			return fmt.Errorf("read public half of the recovery key: %w", err)
 		}
 		pub, err := keys.ParseRecoveryPublic(b)
 		if err != nil {
@@ -79,7 +81,7 @@ func readPublics(o *job.InitOptions, paths []string) error {
 
 func (a *app) onTerminal() bool {
 	f, ok := a.in.(*os.File)
-	return ok && !a.json && term.IsTerminal(int(f.Fd()))
+	return ok && !a.ui.JSON && term.IsTerminal(int(f.Fd()))
 }
 
 // askRecovery asks where the recovery key comes from.
@@ -121,11 +123,14 @@ func (a *app) printInit(r *job.InitResult) error {
 	for _, s := range r.Stores {
 		fmt.Fprintf(&b, "store %q is ready\n", s)
 	}
+	if len(r.Stores)+len(r.Shares)+len(r.Tenants) == 0 {
+		b.WriteString("nothing to do: everything is set up\n")
+	}
 	for _, s := range r.Recovery {
 		fmt.Fprintf(&b, "recovery key %s\n", s)
 	}
 	if len(r.Shares) > 0 {
-		fmt.Fprintf(&b, "%d share files were written; give each to another person, on paper, and delete the files:\n", len(r.Shares))
+		fmt.Fprintf(&b, "%d share files were written, each with a page to print; give each to another person, on paper, and delete the files:\n", len(r.Shares))
 		for _, s := range r.Shares {
 			fmt.Fprintf(&b, "  %s\n", s)
 		}
@@ -133,9 +138,6 @@ func (a *app) printInit(r *job.InitResult) error {
 	}
 	for _, s := range r.Tenants {
 		fmt.Fprintf(&b, "tenant %q has keys; it is not yet recoverable: next, strongroom keys kit %s\n", s, s)
-	}
-	if b.Len() == 0 {
-		b.WriteString("everything is set up already\n")
 	}
 	return a.ui.Result(r, "%s", b.String())
 }
@@ -212,10 +214,15 @@ func (a *app) printBackup(r *job.BackupResult, took time.Duration) error {
 	var b strings.Builder
 	c := r.Catalogue
 	fmt.Fprintf(&b, "snapshot %s of %s/%s: %s\n", r.Snapshot, r.Tenant, r.Dataset, r.State)
-	fmt.Fprintf(&b, "  read %s in %d streams, %s of it new, stored %s (%s with parity) in %.1f s (%s/s)\n", rescue.Bytes(c.Read), c.Streams,
-		rescue.Bytes(c.New), rescue.Bytes(c.Stored), rescue.Bytes(c.Coded), took.Seconds(), rescue.Bytes(int64(float64(c.Read)/max(took.Seconds(), 0.001))))
-	if c.Rows > 0 {
-		fmt.Fprintf(&b, "  %d rows, counted by the server too\n", c.Rows)
+	fmt.Fprintf(&b, "  read %s in %s, %s of it new, stored %s (%s with parity) in %s\n", rescue.Bytes(c.Read), rescue.Count(c.Streams, "stream"),
+		rescue.Bytes(c.New), rescue.Bytes(c.Stored), rescue.Bytes(c.Coded), rescue.Rate(c.Read, took))
+	switch {
+	case c.Engine == "postgres":
+		fmt.Fprintf(&b, "  %s, counted by the server too\n", rescue.Count(int(c.Rows), "row"))
+	case c.Engine == "files":
+		fmt.Fprintf(&b, "  %s of the tree: files, directories and links\n", rescue.Count(int(c.Rows), "name"))
+	case c.Rows > 0:
+		fmt.Fprintf(&b, "  %s\n", rescue.Count(int(c.Rows), "row"))
 	}
 	for _, s := range c.Anomalies {
 		fmt.Fprintf(&b, "ANOMALY: %s\n", s)

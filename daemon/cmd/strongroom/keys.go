@@ -42,6 +42,16 @@ opened one with k shares (strongroom station prove). Without flags it says how
 far a tenant is.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			switch issue, back := out != "", readBack != 0; {
+			case issue && (holder == "" || place == ""):
+				return exit.With(exit.Usage, errors.New("--holder and --place say who holds the copy and where"))
+			case !issue && (holder != "" || place != "" || program != ""):
+				return exit.With(exit.Usage, errors.New("--out is missing: the directory for the kit's file and page"))
+			case back != (code != ""):
+				return exit.With(exit.Usage, errors.New("--read-back and --code go together"))
+			case issue && back, issue && proof != "", back && proof != "":
+				return exit.With(exit.Usage, errors.New("give one of --out, --read-back and --proof"))
+			}
 			site, err := a.site()
 			if err != nil {
 				return err
@@ -53,14 +63,13 @@ far a tenant is.`,
 			switch {
 			case out != "":
 				return a.issueKit(site, args[0], out, holder, place, program)
-			case readBack > 0:
-				if err := site.Box.ReadBackCopy(args[0], readBack, code, time.Now()); err != nil {
-					return exit.With(exit.Refused, err)
-				}
+			case readBack != 0:
+				err = site.Box.ReadBackCopy(args[0], readBack, code, time.Now())
 			case proof != "":
-				if err := site.Box.ProveCanary(args[0], proof, time.Now()); err != nil {
-					return exit.With(exit.Refused, err)
-				}
+				err = site.Box.ProveCanary(args[0], proof, time.Now())
+			}
+			if err != nil {
+				return err
 			}
 			return a.printRecoverable(site, args[0])
 		},
@@ -123,9 +132,6 @@ func hashFile(path string) (h keys.Hash, err error) {
 }
 
 func (a *app) issueKit(site *job.Site, tenant, out, holder, place, program string) error {
-	if holder == "" || place == "" {
-		return exit.With(exit.Usage, errors.New("--holder and --place say who holds the copy and where"))
-	}
 	program, err := recoveryProgram(program)
 	if err != nil {
 		return err
@@ -150,7 +156,7 @@ func (a *app) issueKit(site *job.Site, tenant, out, holder, place, program strin
 		return err
 	}
 	base := filepath.Join(out, fmt.Sprintf("kit-%s-%d", tenant, kit.Copy))
-	if err := errors.Join(writeNew(base+".kit", file), writeNew(base+".html", page)); err != nil {
+	if err := errors.Join(job.WriteNew(base+".kit", file), job.WriteNew(base+".html", page)); err != nil {
 		return err
 	}
 	code := keys.CopyCode(file)
@@ -188,7 +194,7 @@ func (a *app) sharesCommand() *cobra.Command {
 		RunE: func(_ *cobra.Command, args []string) error {
 			shares, err := rescue.ReadShares(args)
 			if err != nil {
-				return exit.With(exit.WrongKey, err)
+				return err
 			}
 			defer share.Wipe(shares)
 			for i, s := range shares {
@@ -203,14 +209,4 @@ func (a *app) sharesCommand() *cobra.Command {
 			return nil
 		},
 	}
-}
-
-// writeNew creates a file of mode 0600 and makes it durable.
-func writeNew(path string, body []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(body)
-	return errors.Join(err, f.Sync(), f.Close())
 }

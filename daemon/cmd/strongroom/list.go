@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -74,7 +75,7 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 			if s.Entry == nil || dataset != "" && s.Entry.Dataset != dataset {
 				continue
 			}
-			it := listed{Snapshot: s.ID(), Epoch: s.Epoch, Sequence: s.Sequence, Time: s.Time, State: s.State(len(site.Config.Stores)),
+			it := listed{Snapshot: s.ID(), Epoch: s.Epoch, Sequence: s.Sequence, Time: s.Time, State: site.State(l, s),
 				Stores: s.Stores, Conflict: s.Conflict, Tenant: t.Name, Catalogue: s.Entry}
 			if !s.KeepUntil.IsZero() {
 				it.KeepUntil = &s.KeepUntil
@@ -82,13 +83,24 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 			items = append(items, it)
 		}
 	}
+	if dataset != "" && len(items) == 0 && !a.configured(site, tenant, dataset) {
+		return fmt.Errorf("%w: the configuration has no dataset %s/%s, and the stores that answer have none of it", repo.ErrNoSnapshot, tenant, dataset)
+	}
 	if err := a.ui.Result(items, "%s", snapshotTable(items)); err != nil {
 		return err
 	}
 	if problems > 0 {
-		return exit.With(exit.Partial, fmt.Errorf("%d problems with stores or manifests, see above", problems))
+		return exit.With(exit.Partial, fmt.Errorf("%s with stores or manifests, see above", rescue.Count(problems, "problem")))
 	}
 	return nil
+}
+
+// configured reports whether the configuration has a dataset. One that it has
+// no longer may still have snapshots.
+func (a *app) configured(site *job.Site, tenant, dataset string) bool {
+	t, _ := site.Config.Tenant(tenant)
+	_, ok := t.Dataset(dataset)
+	return ok
 }
 
 func snapshotTable(items []listed) string {
@@ -158,7 +170,7 @@ func (a *app) lsCommand() *cobra.Command {
 				return err
 			}
 			defer site.Close()
-			o, _, err := site.Open(cmd.Context(), tenant, dataset, snapshot)
+			o, err := site.Open(cmd.Context(), tenant, dataset, snapshot)
 			if err != nil {
 				return err
 			}
@@ -233,26 +245,34 @@ func (a *app) diffCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if i := strings.LastIndexByte(args[1], '@'); i >= 0 {
-				args[1] = args[1][i+1:]
+			to := args[1]
+			if strings.ContainsAny(to, "/@") {
+				t, d, s, err := splitTarget(to)
+				if err != nil {
+					return err
+				}
+				if t != tenant || d != dataset {
+					return exit.With(exit.Usage, fmt.Errorf("%s is a snapshot of another dataset than %s/%s", to, tenant, dataset))
+				}
+				to = s
 			}
 			site, err := a.site()
 			if err != nil {
 				return err
 			}
 			defer site.Close()
-			x, _, err := site.Open(cmd.Context(), tenant, dataset, from)
+			x, err := site.Open(cmd.Context(), tenant, dataset, from)
 			if err != nil {
 				return err
 			}
-			y, _, err := site.Open(cmd.Context(), tenant, dataset, args[1])
+			y, err := site.Open(cmd.Context(), tenant, dataset, to)
 			if err != nil {
 				return err
 			}
 			if e := x.Snapshot().Entry; e != nil && e.Source == "files" {
 				return a.diffFiles(cmd, x, y)
 			}
-			return a.printDiff(x, y, diffStreams(x.Contents(), y.Contents()))
+			return a.printDiff(x, y, true, diffStreams(x.Contents(), y.Contents()))
 		},
 	}
 }
@@ -260,9 +280,9 @@ func (a *app) diffCommand() *cobra.Command {
 // change is a line of a diff.
 type change struct {
 	Name   string `json:"name"`
-	Change string `json:"change"` // "added", "removed", "changed"
-	Rows   int64  `json:"rows"`   // difference
-	Bytes  int64  `json:"bytes"`  // difference
+	Change string `json:"change"`         // "added", "removed", "changed"
+	Rows   int64  `json:"rows,omitempty"` // difference
+	Bytes  int64  `json:"bytes"`          // difference
 }
 
 func diffStreams(x, y *repo.Contents) []change {
@@ -296,14 +316,21 @@ func diffStreams(x, y *repo.Contents) []change {
 	return out
 }
 
-func (a *app) printDiff(x, y *repo.Opened, changes []change) error {
+// printDiff prints changes of streams, which may have rows, or of files.
+func (a *app) printDiff(x, y *repo.Opened, streams bool, changes []change) error {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	rows := func(s string) string {
+		if streams {
+			return s + "\t"
+		}
+		return ""
+	}
 	if len(changes) > 0 {
-		fmt.Fprintln(w, "CHANGE\tNAME\tROWS\tBYTES")
+		fmt.Fprintf(w, "CHANGE\t%sBYTES\tNAME\n", rows("ROWS"))
 	}
 	for _, c := range changes {
-		fmt.Fprintf(w, "%s\t%q\t%+d\t%+d\n", c.Change, c.Name, c.Rows, c.Bytes)
+		fmt.Fprintf(w, "%s\t%s%+d\t%q\n", c.Change, rows(fmt.Sprintf("%+d", c.Rows)), c.Bytes, c.Name)
 	}
 	w.Flush()
 	if len(changes) == 0 {
@@ -313,7 +340,7 @@ func (a *app) printDiff(x, y *repo.Opened, changes []change) error {
 		x.Snapshot().ID(), y.Snapshot().ID(), b.String())
 }
 
-// diffFiles merges the two trees, which are in one order.
+// diffFiles compares two trees by path.
 func (a *app) diffFiles(cmd *cobra.Command, x, y *repo.Opened) error {
 	before := map[string]files.Entry{}
 	sx, err := loader.Stored(x, nil)
@@ -347,5 +374,6 @@ func (a *app) diffFiles(cmd *cobra.Command, x, y *repo.Opened) error {
 	for _, e := range before {
 		changes = append(changes, change{Name: e.Path, Change: "removed", Bytes: -e.Size})
 	}
-	return a.printDiff(x, y, changes)
+	slices.SortFunc(changes, func(a, b change) int { return strings.Compare(a.Name, b.Name) })
+	return a.printDiff(x, y, false, changes)
 }

@@ -40,33 +40,24 @@ func main() {
 // app is what all commands share.
 type app struct {
 	configPath string
-	json       bool
 	in         io.Reader
 	ui         *rescue.UI
 }
 
 func run(ctx context.Context, args []string, in io.Reader, stdout, stderr io.Writer) exit.Code {
 	a := &app{in: in, ui: rescue.NewUI(stdout, stderr)}
+	// A mistake in the arguments stops their parsing, and is told as JSON too.
+	a.ui.JSON = rescue.WantsJSON(args)
 	root := a.root()
 	root.SetArgs(args)
 	root.SetIn(in)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.ExecuteContext(ctx)
-	a.ui.Done()
-	if err == nil {
-		return exit.OK
+	if err != nil && strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
+		err = exit.With(exit.Usage, fmt.Errorf("%w; see: strongroom --help", err))
 	}
-	code := exit.Of(err)
-	if strings.HasPrefix(err.Error(), "unknown command") { // cobra has no type for it
-		code = exit.Usage
-	}
-	if ctx.Err() != nil {
-		code = exit.Interrupted
-		err = errors.New("interrupted")
-	}
-	a.ui.Error(err, int(code))
-	return code
+	return a.ui.End(ctx, err)
 }
 
 func (a *app) root() *cobra.Command {
@@ -82,13 +73,9 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 130 interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			a.ui.JSON = a.json
-			return nil
-		},
 	}
 	c.PersistentFlags().StringVar(&a.configPath, "config", "/etc/strongroom/strongroom.toml", "configuration file")
-	c.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, one object a line")
+	c.PersistentFlags().BoolVar(&a.ui.JSON, "json", a.ui.JSON, "print JSON, one object a line")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
 	c.AddCommand(a.initCommand(), a.backupCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(),
 		a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(), a.storeCommand(), a.versionCommand())
@@ -180,7 +167,7 @@ func (a *app) configCommand() *cobra.Command {
 				n += len(t.Datasets)
 			}
 			return a.ui.Result(map[string]any{"path": cfg.Path, "stores": len(cfg.Stores), "tenants": len(cfg.Tenants), "datasets": n},
-				"%s is good: %d stores, %d tenants, %d datasets\n", cfg.Path, len(cfg.Stores), len(cfg.Tenants), n)
+				"%s is good: %s, %s, %s\n", cfg.Path, rescue.Count(len(cfg.Stores), "store"), rescue.Count(len(cfg.Tenants), "tenant"), rescue.Count(n, "dataset"))
 		},
 	})
 	return c

@@ -87,15 +87,17 @@ func (a *app) printCheck(r *job.CheckResult, readData bool) error {
 	if readData {
 		how = "read whole and right, " + rescue.Bytes(r.Read)
 	}
-	fmt.Fprintf(&b, "%d snapshots, %d packs, %d of %d shards %s\n", r.Snapshots, r.Packs, r.Good, r.Shards, how)
+	fmt.Fprintf(&b, "%s, %s, %d of %s %s\n", rescue.Count(r.Snapshots, "snapshot"), rescue.Count(r.Packs, "pack"), r.Good, rescue.Count(r.Shards, "shard"), how)
 	if err := a.ui.Result(r, "%s", b.String()); err != nil {
 		return err
 	}
 	switch {
 	case r.Lost > 0:
-		return exit.With(exit.Integrity, fmt.Errorf("%d packs cannot be read any more", r.Lost))
+		return exit.With(exit.Integrity, fmt.Errorf("%s cannot be read any more", rescue.Count(r.Lost, "pack")))
+	case r.Away > 0:
+		return exit.With(exit.TryLater, fmt.Errorf("%s cannot be read until a store is back", rescue.Count(r.Away, "pack")))
 	case len(r.Problems) > 0:
-		return exit.With(exit.Partial, fmt.Errorf("%d problems; every pack can still be read", len(r.Problems)))
+		return exit.With(exit.Partial, fmt.Errorf("%s; every pack can still be read", rescue.Count(len(r.Problems), "problem")))
 	}
 	return nil
 }
@@ -127,16 +129,24 @@ func (a *app) storeCommand() *cobra.Command {
 					a.ui.Result(map[string]any{"store": s.Name, "ok": false, "error": err.Error()}, "store %q: FAILED: %v\n", s.Name, err)
 					continue
 				}
-				if err := a.ui.Result(map[string]any{"store": s.Name, "ok": true, "report": rep},
-					"store %q: reachable, listable, writable, readable; overwriting is refused: %s\n", s.Name, rep.CreateOnly); err != nil {
+				marked, err := job.Marked(cmd.Context(), st)
+				if err != nil {
+					return fmt.Errorf("store %q: %w", s.Name, err)
+				}
+				note := ""
+				if !marked {
+					note = "; it has no marker: either it is new (strongroom init), or its disk is not mounted"
+				}
+				if err := a.ui.Result(map[string]any{"store": s.Name, "ok": true, "create_only": rep.CreateOnly, "marked": marked},
+					"store %q: reachable, listable, writable, readable; refuses to overwrite: %s%s\n", s.Name, rep.CreateOnly, note); err != nil {
 					return err
 				}
 			}
 			if !found {
-				return exit.With(exit.Usage, errors.New("the configuration has no such store"))
+				return exit.With(exit.Usage, fmt.Errorf("the configuration has no store %q", strings.Join(args, "")))
 			}
 			if failed > 0 {
-				return exit.With(exit.TryLater, fmt.Errorf("%d stores failed", failed))
+				return exit.With(exit.TryLater, fmt.Errorf("%s failed", rescue.Count(failed, "store")))
 			}
 			return nil
 		},

@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -37,7 +36,7 @@ func (a *app) offline(networked bool) error {
 		return err
 	}
 	if !networked {
-		return fmt.Errorf("%w; unplug it, or accept the risk with --shares-on-networked-host", err)
+		return fmt.Errorf("%w, or accept the risk with --shares-on-networked-host", err)
 	}
 	a.ui.Log("WARNING: shares meet on a networked host. Treat the recovery key as exposed: make a new one and re-issue all kits afterwards.")
 	return nil
@@ -55,12 +54,16 @@ func (a *app) stationInit(atStation bool) *cobra.Command {
 			if out == "" || public == "" {
 				return exit.With(exit.Usage, errors.New("--out and --public are needed"))
 			}
-			if err := a.offline(networked); err != nil {
-				return err
-			}
 			var cl share.Class
 			if err := cl.UnmarshalText([]byte(class)); err != nil {
-				return exit.With(exit.Usage, err)
+				return exit.With(exit.Usage, fmt.Errorf("--class: %w", err))
+			}
+			// Shares without their public half are a key that nothing is sealed to.
+			if fileExists(public) {
+				return exit.With(exit.Refused, fmt.Errorf("%s exists already", public))
+			}
+			if err := a.offline(networked); err != nil {
+				return err
 			}
 			if k == 0 && n == 0 {
 				k, n = 3, 5
@@ -81,7 +84,7 @@ func (a *app) stationInit(atStation bool) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := writeNew(public, body); err != nil {
+			if err := job.WriteNew(public, body); err != nil {
 				return err
 			}
 			return a.ui.Result(map[string]any{"class": cl.String(), "k": k, "n": n, "shares": files, "public": public, "fingerprint": pub.Fingerprint.String()},
@@ -135,9 +138,9 @@ func (a *app) stationRelease(atStation bool) *cobra.Command {
 }
 
 func (a *app) release(request, kitPath, out string, shareFiles []string, rehearsal bool) error {
-	b, err := os.ReadFile(request)
+	b, err := rescue.ReadBounded(request, 1<<20)
 	if err != nil {
-		return err
+		return fmt.Errorf("read request: %w", err)
 	}
 	req, err := keys.ParseRequest(b)
 	if err != nil {
@@ -164,12 +167,12 @@ func (a *app) release(request, kitPath, out string, shareFiles []string, rehears
 	if err != nil {
 		return err
 	}
-	if err := writeNew(out, body); err != nil {
+	if err := job.WriteNew(out, body); err != nil {
 		return err
 	}
 	what := "the whole tenant"
 	if n := len(req.Generations); n > 0 {
-		what = fmt.Sprintf("%d generation(s)", n)
+		what = rescue.Count(n, "generation")
 	}
 	return a.ui.Result(map[string]any{"tenant": kit.Tenant, "request_code": code, "release": out, "generations": len(req.Generations)},
 		"released %s of tenant %q to the host whose request has code %s: compare it with the host's\n%s is useless to anybody else\n", what, kit.Tenant, code, out)
@@ -178,7 +181,7 @@ func (a *app) release(request, kitPath, out string, shareFiles []string, rehears
 func openRecovery(files []string) (*keys.RecoveryKey, error) {
 	shares, err := rescue.ReadShares(files)
 	if err != nil {
-		return nil, exit.With(exit.WrongKey, err)
+		return nil, err
 	}
 	defer share.Wipe(shares)
 	return keys.OpenRecovery(shares)

@@ -2,7 +2,7 @@
 // command line carry it.
 //
 //	/path or dir:/path
-//	s3:https://host[:port]/bucket[/prefix]?region=R&style=path|virtual&ca_file=F&access_key_file=F&secret_key_file=F
+//	s3:https://host[:port]/bucket[/prefix]?region=R&style=path|virtual&ca_file=F&access_key_file=F&secret_key_file=F&patience=30s
 //
 // A specification holds no secret, only the names of files that do.
 package spec
@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"strongroom/repo/store"
 	"strongroom/repo/store/dir"
@@ -27,6 +28,10 @@ type Spec struct {
 
 	Endpoint, Bucket, Prefix, Region, Style, CAFile string // s3
 	AccessKeyFile, SecretKeyFile                    string
+
+	// Patience is how long one call on an S3 store keeps trying; 0: the
+	// store's default.
+	Patience time.Duration
 }
 
 // Access is a pair of S3 credentials that did not come from files.
@@ -70,6 +75,12 @@ func parseS3(text string) (Spec, error) {
 	fields := map[string]*string{"region": &s.Region, "style": &s.Style, "ca_file": &s.CAFile,
 		"access_key_file": &s.AccessKeyFile, "secret_key_file": &s.SecretKeyFile}
 	for k, v := range q {
+		if k == "patience" && len(v) == 1 {
+			if s.Patience, err = time.ParseDuration(v[0]); err != nil || s.Patience <= 0 {
+				return Spec{}, fmt.Errorf("store %q: patience is not a time such as 30s", s.Endpoint)
+			}
+			continue
+		}
 		f := fields[k]
 		if f == nil || len(v) != 1 {
 			return Spec{}, fmt.Errorf("store %q: unknown or repeated option %q", s.Endpoint, k)
@@ -93,6 +104,9 @@ func (s Spec) String() string {
 		if v != "" {
 			q.Set(k, v)
 		}
+	}
+	if s.Patience > 0 {
+		q.Set("patience", s.Patience.String())
 	}
 	out := "s3:" + s.Endpoint + "/" + s.Bucket
 	if s.Prefix != "" {
@@ -121,7 +135,7 @@ func (s Spec) Open(access *Access) (store.Store, error) {
 		return nil, fmt.Errorf("store %q: style %q is not path or virtual", s.Endpoint, s.Style)
 	}
 	return s3.Open(s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
-		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret})
+		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience})
 }
 
 func (s Spec) readAccess() (Access, error) {
