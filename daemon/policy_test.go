@@ -148,7 +148,7 @@ var direct = []string{
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/sync", "golang.org/x/sys",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	// tests
-	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "pgregory.net/rapid",
+	"github.com/rogpeppe/go-internal", "go.uber.org/goleak",
 }
 
 func TestPolicyDirectDependencies(t *testing.T) {
