@@ -18,6 +18,7 @@ import (
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
+	"strongroom/source/postgres"
 )
 
 // Code is what a program of ours exits with. 2 is never used: a Go program
@@ -104,6 +105,8 @@ var table = []struct {
 	{box.ErrLocked, Locked},
 	{publish.ErrExists, Refused},
 	{files.ErrNotEmpty, Refused},
+	{postgres.ErrNotEmpty, Refused},
+	{postgres.ErrNoDatabase, Refused},
 	{loader.ErrTarget, Usage},
 	{store.ErrReadOnly, Refused},
 	{store.ErrFull, Refused},

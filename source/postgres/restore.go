@@ -74,6 +74,12 @@ type loader struct {
 	state map[string]string
 }
 
+// Errors about targets, which were not touched.
+var (
+	ErrNotEmpty   = errors.New("the database is not empty")
+	ErrNoDatabase = errors.New("there is no such database")
+)
+
 // Restore loads a snapshot into an empty database. After an error the
 // database holds a part of it and has to be dropped, unless Restore made it.
 func Restore(ctx context.Context, stored source.Stored, target Target) (RestoreReport, error) {
@@ -146,7 +152,7 @@ func (l *loader) open(ctx context.Context) (created bool, err error) {
 	l.main, err = l.connect(ctx)
 	if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "3D000" {
 		if !l.target.Create {
-			return false, errors.New("there is no such database: create it, or ask for it to be created")
+			return false, fmt.Errorf("%w: create it, or ask for it to be created", ErrNoDatabase)
 		}
 		if err := l.createDatabase(ctx); err != nil {
 			return false, err
@@ -209,7 +215,7 @@ func (l *loader) checkEmpty(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("look whether it is empty: %w", err)
 	}
-	return fmt.Errorf("the database is not empty, it has %s: restore into a new one", plainName(what))
+	return fmt.Errorf("%w, it has %s: restore into a new one", ErrNotEmpty, plainName(what))
 }
 
 func (l *loader) run(ctx context.Context) error {

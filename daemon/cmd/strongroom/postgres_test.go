@@ -59,14 +59,14 @@ func TestDatabaseComesBackAfterItWasDropped(t *testing.T) {
 		t.Errorf("ls shows no rows:\n%s", o.stdout)
 	}
 
-	if o := b.run(1, "restore", "acme/crm", "--to", srv.URL(db, "postgres")); !strings.Contains(o.stderr, "the database is not empty") {
+	if o := b.run(20, "restore", "acme/crm", "--to", srv.URL(db, "postgres")); !strings.Contains(o.stderr, "the database is not empty") {
 		t.Error(o.stderr)
 	}
 	if pgDump(t, srv, db) != want {
 		t.Fatal("a refused restore changed the database")
 	}
 	srv.DropDatabase(t, db)
-	if o := b.run(1, "restore", "acme/crm", "--to", srv.URL(db, "postgres")); !strings.Contains(o.stderr, "no such database") {
+	if o := b.run(20, "restore", "acme/crm", "--to", srv.URL(db, "postgres")); !strings.Contains(o.stderr, "no such database") {
 		t.Error(o.stderr)
 	}
 	if o := b.run(0, "restore", "acme/crm", "--to", srv.URL(db, "postgres"), "--create", "--verify"); !strings.Contains(o.stdout, "read again and equal") {
