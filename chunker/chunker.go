@@ -11,7 +11,6 @@
 package chunker
 
 import (
-	"errors"
 	"fmt"
 	"io"
 )
@@ -154,7 +153,7 @@ func (c *Chunker) Next() ([]byte, error) {
 	if c.hi-c.lo < MaxSize && c.err == nil {
 		c.fill()
 	}
-	if c.err != nil && !errors.Is(c.err, io.EOF) {
+	if c.err != nil && c.err != io.EOF { // one that wraps io.EOF is no end either
 		return nil, c.err
 	}
 	if c.lo == c.hi {

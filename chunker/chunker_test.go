@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
@@ -162,22 +163,19 @@ func TestPagesAreCutAtTheirSize(t *testing.T) {
 }
 
 func TestAReadErrorIsNotAnEnd(t *testing.T) {
-	broken := errors.New("connection reset")
-	r := io.MultiReader(bytes.NewReader(sample(300<<10, 8)), iotest.ErrReader(broken))
-	c, err := New(r, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for {
-		_, err = c.Next()
+	for _, broken := range []error{errors.New("connection reset"), fmt.Errorf("connection cut: %w", io.EOF), io.ErrUnexpectedEOF} {
+		c, err := New(io.MultiReader(bytes.NewReader(sample(300<<10, 8)), iotest.ErrReader(broken)), 0)
 		if err != nil {
-			break
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = c.Next()
+		}
+		if err != broken {
+			t.Errorf("got %v, want %v", err, broken)
 		}
 	}
-	if !errors.Is(err, broken) {
-		t.Errorf("got %v, want %v", err, broken)
-	}
-	if c, _ = New(stuck{}, 0); c != nil {
+	if c, _ := New(stuck{}, 0); c != nil {
 		if _, err := c.Next(); !errors.Is(err, io.ErrNoProgress) {
 			t.Errorf("a reader that returns nothing: %v", err)
 		}

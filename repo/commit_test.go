@@ -135,6 +135,47 @@ func (w *world) shardsFirst(i int) storetest.Hook {
 	}
 }
 
+// The commit rule, typed a second time: for each profile which shards must be
+// where. "s" stands for the spool, digits for stores.
+func TestTheCommitRule(t *testing.T) {
+	for _, c := range []struct {
+		stores  int
+		present string // for each shard the domains that have it
+		ok      bool
+	}{
+		{1, "0", true}, {1, "s", false}, {1, "-", false},
+		{2, "0 1", true}, {2, "0 s", true}, {2, "s 1", true}, {2, "s s", false}, {2, "0 -", false}, {2, "0 0", false}, {2, "0s s", true},
+		{3, "0 1 2", true}, {3, "0 1 s", true}, {3, "s 1 2", true}, {3, "0 s s", false}, {3, "0 1 -", false}, {3, "0 0 2", false}, {3, "0 0 s", false},
+		{4, "0 1 2 3", true}, {4, "0 1 2 -", true}, {4, "0 1 s s", true}, {4, "0 1 - -", false}, {4, "0 s s s", false}, {4, "0 0 s s", false},
+		{5, "0 1 2 3 -", true}, {5, "0 1 2 s s", true}, {5, "0 1 s s s", false}, {5, "0 1 2 - -", false},
+		{6, "0 1 2 3 s s", true}, {6, "0 1 2 s s s", false}, {7, "0 1 2 3 4 - -", true}, {7, "0 1 2 3 - - -", false},
+	} {
+		g, err := planFor(c.stores)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var present [][]int
+		for _, f := range strings.Fields(c.present) {
+			var at []int
+			for _, d := range f {
+				switch d {
+				case 's':
+					at = append(at, c.stores)
+				case '-':
+				default:
+					at = append(at, int(d-'0'))
+				}
+			}
+			present = append(present, at)
+		}
+		p := PackRecord{}
+		p.Geometry = g
+		if err := enough(p, present, c.stores); (err == nil) != c.ok || err != nil && !errors.Is(err, ErrIncomplete) {
+			t.Errorf("%v with shards on %s: %v", g, c.present, err)
+		}
+	}
+}
+
 func TestWithTooFewStoresNothingIsListed(t *testing.T) {
 	for _, c := range []struct{ stores, down int }{{1, 1}, {2, 2}, {3, 2}, {4, 3}} {
 		for _, when := range []string{"from the start", "after two shards", "at the manifest"} {
@@ -162,6 +203,9 @@ func TestWithTooFewStoresNothingIsListed(t *testing.T) {
 				}
 				l := w.list()
 				committed := when == "at the manifest" && c.down < c.stores
+				if _, m := w.spooled(); m > 0 && when != "at the manifest" {
+					t.Error("a manifest waits in the spool: the next run would finish it")
+				}
 				if n := len(l.Snapshots); n != 1 && !committed || l.Snapshots[0].ID() != first.ID {
 					t.Errorf("%d snapshots are listed", n)
 				}
@@ -212,6 +256,9 @@ func TestAFaultAtAnyPutIsHealed(t *testing.T) {
 				saved := w.mustSave(week2)
 				puts := w.faulty[1].Calls(storetest.OpPut) - before
 				w.faulty[1].Up()
+				if l := w.list(); l.Snapshots[1].State(3) != saved.State() && name != "fails but persisted" {
+					t.Errorf("put %d: said to be %s, is %s", nth, saved.State(), l.Snapshots[1].State(3))
+				}
 				w.mustRestore(first.ID, week1)
 				w.mustRestore(saved.ID, week2)
 				w.mustSurviveLossOfAny(saved.ID, week2)
@@ -224,6 +271,28 @@ func TestAFaultAtAnyPutIsHealed(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A store that stores nothing and says it did, all the time.
+func TestAStoreThatLiesIsNotBelieved(t *testing.T) {
+	for _, stores := range []int{1, 2, 3} {
+		w := newSmallWorld(t, stores)
+		data := namedBytes{"a", random(1<<20, 1)}
+		w.faulty[0].Inject(onPut("", 1, storetest.Mishap{How: storetest.Lie}))
+		saved, err := w.save(data)
+		w.faulty[0].Up()
+		if stores == 1 {
+			if !errors.Is(err, ErrIncomplete) {
+				t.Errorf("on the only store: %v", err)
+			}
+		} else if err != nil || saved.Stores != stores-1 || !errors.Is(saved.Failures["store0"], store.ErrNotExist) {
+			t.Errorf("%d stores: %+v, %v", stores, saved, err)
+		}
+		w.mustSave(data)
+		w.mustSave(data)
+		w.mustBeWhole("it stopped lying")
+		w.mustRestore("", data)
 	}
 }
 
@@ -329,12 +398,15 @@ func TestADamagedSpoolIsMadeAgain(t *testing.T) {
 			if len(found) == 0 {
 				t.Fatal("nothing is in the spool")
 			}
-			replaceFile(t, found[0], how(readFile(t, found[0])))
+			// The last one: a store that is down is given up at the first.
+			last := found[len(found)-1]
+			replaceFile(t, last, how(readFile(t, last)))
 			if up {
 				w.faulty[1].Up()
 			}
 			w.mustSave(data)
 			w.faulty[1].Up()
+			w.mustRestore("", data)
 			w.mustSave(data)
 			w.mustSave(data)
 			w.mustBeWhole("damage in the spool")

@@ -197,11 +197,11 @@ func TestCrashAtAnyOperation(t *testing.T) {
 			for n := 1; n <= total; n++ {
 				// The operations about the manifest are the last ones.
 				late := n > total-6 && (n%2 == 0 || !testing.Short())
-				if !every && n%6 != 0 && !late {
+				if !every && n%5 != 0 && !late {
 					continue
 				}
 				for _, after := range []string{"", "1"} {
-					if !every && (!late || testing.Short()) && (after == "") == (n%4 < 2) {
+					if !every && (!late || testing.Short()) && (after == "") == (n%3 == 0) {
 						continue
 					}
 					base := copyDir(t, template)
@@ -209,7 +209,7 @@ func TestCrashAtAnyOperation(t *testing.T) {
 						kills++
 					}
 					when := fmt.Sprintf("killed at operation %d of %d (after: %q)", n, total, after)
-					if checkAfterCrash(t, base, week, n%3 == 0, when) {
+					if checkAfterCrash(t, base, week, n%2 == 0, when) {
 						adopted++
 					}
 					os.RemoveAll(base)

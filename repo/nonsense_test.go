@@ -223,11 +223,11 @@ func TestAFlippedBitInTheIndexNeverReachesASnapshot(t *testing.T) {
 
 // A journal that was damaged is dropped, or gives what it had.
 func TestADamagedJournalIsNoObstacle(t *testing.T) {
-	data := namedBytes{"a", random(2<<20, 1)}
+	data := namedBytes{"a", random(4<<20, 1)}
 	for _, n := range []int{0, 40, 1000, 5000, 20000} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			w := newSmallWorld(t, 2)
-			w.interrupt(data, 3)
+			w.interrupt(data, 7)
 			name := filepath.Join(w.state, journalName)
 			b := readFile(t, name)
 			if n < len(b) {
@@ -239,6 +239,35 @@ func TestADamagedJournalIsNoObstacle(t *testing.T) {
 			w.mustSave(data)
 			w.mustRestore("", data)
 		})
+	}
+}
+
+// Whatever byte of a journal changed: it is noticed. A flip in the tables of a
+// pack would otherwise become part of a snapshot.
+func TestAFlippedJournalIsNeverBelieved(t *testing.T) {
+	w := newSmallWorld(t, 2)
+	w.interrupt(namedBytes{"a", random(4<<20, 1)}, 7)
+	name := filepath.Join(w.state, journalName)
+	b := readFile(t, name)
+	if _, packs, err := readJournal(w.state); err != nil || len(packs) == 0 {
+		t.Fatal(len(packs), err)
+	}
+	for at := range b {
+		b[at] ^= 1
+		replaceFile(t, name, b)
+		if _, _, err := readJournal(w.state); err == nil && at < len(b)-1 {
+			t.Fatalf("byte %d of %d flipped is not noticed", at, len(b))
+		}
+		b[at] ^= 1
+	}
+}
+
+func TestExtentsThatOverflowAreRefused(t *testing.T) {
+	for _, text := range []string{"[0,4294967295,2]", "[0,1048576,1]", "[0,0,1048577]", "[0,1,0]", "[0,1]", "[0,1,2,3]", "[0,-1,2]", "[4294967296,0,1]"} {
+		var e Extent
+		if err := e.UnmarshalJSON([]byte(text)); err == nil {
+			t.Errorf("%s is %+v", text, e)
+		}
 	}
 }
 

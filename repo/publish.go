@@ -109,11 +109,10 @@ func (s *Saver) place(ctx context.Context, p PackRecord, i int, shard []byte) (i
 		if err == nil {
 			// It is here because this store did not have what it should: its word
 			// alone is not enough.
-			var info store.Info
-			if info, err = s.r.Members[i].Store.Stat(ctx, key); err == nil && info.Size == int64(len(shard)) {
-				return i, nil
-			}
-			err = fmt.Errorf("%s was stored and is not there: %w", key, cmp.Or(err, store.ErrTampered))
+			err = confirm(ctx, s.r.Members[i].Store, key, len(shard))
+		}
+		if err == nil {
+			return i, nil
 		}
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
@@ -132,6 +131,15 @@ func (s *Saver) place(ctx context.Context, p PackRecord, i int, shard []byte) (i
 		return 0, fmt.Errorf("spool: %w", err)
 	}
 	return len(s.r.Members), nil
+}
+
+// confirm asks a store for an object that it said it has stored.
+func confirm(ctx context.Context, st store.Store, key string, size int) error {
+	info, err := st.Stat(ctx, key)
+	if err == nil && info.Size == int64(size) {
+		return nil
+	}
+	return fmt.Errorf("%s was stored and is not there: %w", key, cmp.Or(err, store.ErrTampered))
 }
 
 // putAttempt stores a shard on member i under key, or, where something else has
@@ -263,7 +271,7 @@ func (s *Saver) readTaken(ctx context.Context, st store.Store, key string) (*Sna
 }
 
 // putManifest puts a manifest on every store that has its shards, and counts
-// the stores that have it then.
+// the stores that show it then.
 func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error) {
 	waiting, err := s.waitingFor(ctx)
 	if err != nil {
@@ -273,7 +281,12 @@ func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error
 		if s.set.Down(i) != nil || waiting[i] {
 			continue
 		}
-		switch err := member.Store.Put(ctx, m.Key(), m.raw, sha256.Sum256(m.raw)); {
+		err := member.Store.Put(ctx, m.Key(), m.raw, sha256.Sum256(m.raw))
+		if err == nil {
+			// Shards were confirmed by a listing; nothing comes after this.
+			err = confirm(ctx, member.Store, m.Key(), len(m.raw))
+		}
+		switch {
 		case err == nil:
 			done++
 		case errors.Is(err, store.ErrExists):
