@@ -46,7 +46,7 @@ bench: packages build
 
 # The long tiers: every kill point, every fault.
 faults: packages bin/versitygw build
-	STRONGROOM_FAULTS=1 go test -count=1 -timeout 60m -v -run 'Crash|Fault|Kill' ./repo/... ./daemon/...
+	STRONGROOM_FAULTS=1 go test -count=1 -timeout 90m -v ./repo/... ./daemon/cmd/strongroom
 
 clean:
 	rm -rf bin var
