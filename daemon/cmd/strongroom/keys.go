@@ -159,10 +159,42 @@ func (a *app) issueKit(site *job.Site, tenant, out, holder, place, program strin
 	if err := errors.Join(job.WriteNew(base+".kit", file), job.WriteNew(base+".html", page)); err != nil {
 		return err
 	}
+	sheet, err := writeSheet(site, out, sum)
+	if err != nil {
+		return err
+	}
 	code := keys.CopyCode(file)
-	return a.ui.Result(map[string]any{"tenant": tenant, "copy": kit.Copy, "file": base + ".kit", "page": base + ".html", "code": code},
-		"copy %d of the kit of tenant %q: %s.kit, and %s.html to print\nits code is %s; when it is at its place, have it read back: strongroom keys kit %s --read-back %d --code CODE\n",
+	return a.ui.Result(map[string]any{"tenant": tenant, "copy": kit.Copy, "file": base + ".kit", "page": base + ".html", "sheet": sheet, "code": code},
+		"copy %d of the kit of tenant %q: %s.kit, and %s.html to print; "+filepath.Base(sheet)+" beside it tells how to recover and holds no key\nits code is %s; when it is at its place, have it read back: strongroom keys kit %s --read-back %d --code CODE\n",
 		kit.Copy, tenant, base, base, code, tenant, kit.Copy)
+}
+
+// writeSheet writes the organisation's sheet: it names recovery keys and boxes,
+// holds no capsule, and may lie where anybody finds it. One that is there for
+// the same keys stays.
+func writeSheet(site *job.Site, dir string, program keys.Hash) (string, error) {
+	o, err := site.Box.Organisation()
+	if err != nil {
+		return "", err
+	}
+	s := keys.Sheet{Organisation: "Strongroom backups", Boxes: o.Boxes, Binary: program, Created: time.Now().UTC().Truncate(time.Second)}
+	name := sha256.New()
+	for _, r := range o.Recovery {
+		s.Recovery = append(s.Recovery, r.Recovery)
+		name.Write(r.Fingerprint[:])
+	}
+	for _, b := range o.Boxes {
+		name.Write(b.Public[:])
+	}
+	page, err := s.Page()
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, fmt.Sprintf("sheet-%x.html", name.Sum(nil)[:4]))
+	if fileExists(path) {
+		return path, nil
+	}
+	return path, job.WriteNew(path, page)
 }
 
 // kitStores describes the stores for a kit, with read-only credentials where
