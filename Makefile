@@ -21,8 +21,8 @@ demo: build
 # All tests, against real PostgreSQL and real S3 servers.
 test: packages bin/versitygw build
 	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
-	go test -timeout 20m ./...
-	CGO_ENABLED=1 go test -race -short -timeout 20m $(RACE)
+	go test -count=1 -timeout 20m ./...
+	CGO_ENABLED=1 go test -race -short -count=1 -timeout 20m $(RACE)
 
 # What shares memory between goroutines.
 RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/store/... ./custody/... ./source/...
