@@ -10,11 +10,6 @@
 // never cuts.
 package chunker
 
-import (
-	"fmt"
-	"io"
-)
-
 const (
 	// MinSize, AverageSize and MaxSize bound a content-defined chunk in bytes;
 	// only the last one of a stream may be shorter than MinSize.
@@ -118,70 +113,4 @@ func scan(h uint64, p []byte, from int, limit uint64) (uint64, int) {
 		}
 	}
 	return h, 0
-}
-
-// A Chunker reads a stream chunk by chunk through one buffer of a few MaxSize.
-type Chunker struct {
-	r    io.Reader
-	page int // cut at this size; 0: by content
-	buf  []byte
-	lo   int // the unread part is buf[lo:hi]
-	hi   int
-	err  error // what r returned last; io.EOF at a clean end
-}
-
-// minPage groups tiny pages: below 4 KiB the lookups cost more than they find.
-const minPage = 4 << 10
-
-// New returns a Chunker of r. With pageSize 0 it cuts by content; else at
-// multiples of pageSize, a power of two from 512 to 64 KiB, of at least 4 KiB.
-func New(r io.Reader, pageSize int) (*Chunker, error) {
-	c := &Chunker{r: r, buf: make([]byte, 4*MaxSize)}
-	if pageSize != 0 {
-		if pageSize < 512 || pageSize > 64<<10 || pageSize&(pageSize-1) != 0 {
-			return nil, fmt.Errorf("chunker: page size %d is not a power of two from 512 to 65536", pageSize)
-		}
-		c.page = max(pageSize, minPage)
-	}
-	return c, nil
-}
-
-// Next returns the next chunk, valid until the next call, or io.EOF. Any other
-// error of the reader is returned before the bytes that preceded it: a stream
-// that broke has no good last chunk.
-func (c *Chunker) Next() ([]byte, error) {
-	if c.hi-c.lo < MaxSize && c.err == nil {
-		c.fill()
-	}
-	if c.err != nil && c.err != io.EOF { // one that wraps io.EOF is no end either
-		return nil, c.err
-	}
-	if c.lo == c.hi {
-		return nil, io.EOF
-	}
-	p := c.buf[c.lo:c.hi]
-	n := min(len(p), c.page)
-	if c.page == 0 {
-		n = Cut(p)
-	}
-	c.lo += n
-	return p[:n:n], nil
-}
-
-// fill moves the unread part to the front and reads until the buffer is full
-// or the reader ends.
-func (c *Chunker) fill() {
-	copy(c.buf, c.buf[c.lo:c.hi])
-	c.hi -= c.lo
-	c.lo = 0
-	for empty := 0; c.hi < len(c.buf) && c.err == nil; {
-		var n int
-		n, c.err = c.r.Read(c.buf[c.hi:])
-		c.hi += n
-		if n > 0 {
-			empty = 0
-		} else if empty++; empty == 100 && c.err == nil {
-			c.err = io.ErrNoProgress
-		}
-	}
 }

@@ -26,15 +26,19 @@ func cuts(t *testing.T, r io.Reader, page int) (lens []int, all []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for {
-		p, err := c.Next()
+	for s := NewSegment(); ; {
+		err := c.Next(s)
 		if err == io.EOF {
 			return lens, all
 		}
 		if err != nil {
 			t.Fatal(err)
 		}
-		lens, all = append(lens, len(p)), append(all, p...)
+		start := 0
+		for _, end := range s.Ends {
+			lens, start = append(lens, end-start), end
+		}
+		all = append(all, s.Data...)
 	}
 }
 
@@ -168,15 +172,15 @@ func TestAReadErrorIsNotAnEnd(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for err == nil {
-			_, err = c.Next()
+		for s := NewSegment(); err == nil; {
+			err = c.Next(s)
 		}
 		if err != broken {
 			t.Errorf("got %v, want %v", err, broken)
 		}
 	}
 	if c, _ := New(stuck{}, 0); c != nil {
-		if _, err := c.Next(); !errors.Is(err, io.ErrNoProgress) {
+		if err := c.Next(NewSegment()); !errors.Is(err, io.ErrNoProgress) {
 			t.Errorf("a reader that returns nothing: %v", err)
 		}
 	}
@@ -192,6 +196,17 @@ func BenchmarkCut(b *testing.B) {
 	for b.Loop() {
 		for p := data; len(p) > 0; {
 			p = p[Cut(p):]
+		}
+	}
+}
+
+func BenchmarkSegments(b *testing.B) {
+	data := sample(64<<20, 9)
+	b.SetBytes(int64(len(data)))
+	s := NewSegment()
+	for b.Loop() {
+		c, _ := New(bytes.NewReader(data), 0)
+		for c.Next(s) == nil {
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (r *Repo) Begin(ctx context.Context, c SaveConfig) (*Saver, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: &recentChunks{m: map[chunkID]Extent{}}}
+	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: newRecentChunks()}
 	if err := s.begin(ctx); err != nil {
 		s.discard()
 		return nil, err
@@ -79,9 +79,6 @@ func (s *Saver) begin(ctx context.Context) error {
 		return err
 	}
 	if err := s.chooseGeneration(ctx); err != nil {
-		return err
-	}
-	if s.chunkKey, err = deriveKey(s.key, kindChunkID, s.generation, ID{}); err != nil {
 		return err
 	}
 	return s.start(ctx)
@@ -251,7 +248,7 @@ func (s *Saver) adopt(ctx context.Context, old journalHead, packs []journalPack)
 	if err != nil {
 		return err
 	}
-	return s.openIndexes(kept)
+	return s.openMaps(ctx, kept)
 }
 
 // adoptable enters the blocks of a pack into the table.
@@ -275,37 +272,58 @@ func (s *Saver) adoptable(j journalPack) bool {
 	return true
 }
 
-// openIndexes opens the index of the snapshot it builds on and makes one of
-// the adopted packs.
-func (s *Saver) openIndexes(kept []journalPack) error {
+// openMaps opens the map of the snapshot it builds on and makes one of the
+// adopted packs.
+func (s *Saver) openMaps(ctx context.Context, kept []journalPack) error {
+	var err error
+	if s.chunkKey, err = deriveKey(s.key, kindChunkID, s.generation, ID{}); err != nil {
+		return err
+	}
+	key, err := deriveKey(s.key, kindMap, s.generation, ID{})
+	if err != nil {
+		return err
+	}
+	if s.cache, err = openPackCache(s.c.Dir, s.generation, s.c.BaseCache); err != nil {
+		return err
+	}
 	if s.base != nil {
-		x, err := openIndex(s.c.Dir, indexName(s.base.hash))
+		m, err := openMap(s.c.Dir, mapName(s.base.hash), key)
 		if err != nil {
-			s.c.Log("the chunk index is gone (%v): this snapshot stores what it cannot find", err)
+			s.c.Log("the map of the last snapshot is gone (%v): this one stores what it cannot find", err)
 		} else {
-			s.known = append(s.known, x)
+			s.known, s.baseMap = append(s.known, m), m
+			s.baseBlocks = newBlockReader(s.base.Manifest, s.key, s.cache, nil)
+			s.baseBlocks.table = slices.Clone(s.tables)
 		}
 	}
 	if len(kept) > 0 {
-		w, err := newIndexWriter(s.c.Dir, "adopted")
+		m, err := mapAdopted(s.c.Dir, key, kept)
 		if err != nil {
 			return err
 		}
-		for _, j := range kept {
-			w.add(j.Chunks)
-		}
-		if err := w.finish(); err != nil {
-			return err
-		}
-		x, err := openIndex(s.c.Dir, "adopted")
-		if err != nil {
-			return err
-		}
-		s.known = append(s.known, x)
+		s.known = append(s.known, m)
 	}
-	var err error
-	s.index, err = newIndexWriter(s.c.Dir, "new")
+	if s.spill, err = newSpillFile(s.c.Dir); err != nil {
+		return err
+	}
+	s.maps, err = newMapWriter(s.c.Dir, "new", key)
 	return err
+}
+
+// mapAdopted makes a map of the chunks of adopted packs.
+func mapAdopted(dir string, key []byte, kept []journalPack) (*snapMap, error) {
+	w, err := newMapWriter(dir, "adopted", key)
+	if err != nil {
+		return nil, err
+	}
+	number := w.stream("")
+	for _, j := range kept {
+		w.addRecords(number, j.Chunks)
+	}
+	if err := w.finish(); err != nil {
+		return nil, err
+	}
+	return openMap(dir, "adopted", key)
 }
 
 // start makes the packer.
@@ -315,24 +333,23 @@ func (s *Saver) start(ctx context.Context) error {
 		next = max(next, p.Number+1)
 	}
 	p := &packer{tenant: s.r.Tenant, generation: s.generation, key: s.key, prefix: generationPrefix(s.r.Tenant, s.generation),
-		set: s.set, spool: s.c.Spool, journal: s.journal, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables), packBytes: s.c.packBytes}
+		set: s.set, spool: s.c.Spool, journal: s.journal, cache: s.cache, level: s.c.Level, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables), packBytes: s.c.packBytes}
 	var err error
 	s.packer, err = newPacker(ctx, p)
 	return err
 }
 
-func indexName(hash [32]byte) string { return fmt.Sprintf("index-%x", hash[:8]) }
+func mapName(hash [32]byte) string { return fmt.Sprintf("map-%x", hash[:8]) }
 
-// dropOtherIndexes removes every index but one.
-func dropOtherIndexes(dir, keep string) {
+// dropOtherMaps removes every map but one.
+func dropOtherMaps(dir, keep string) {
 	names, err := os.ReadDir(dir)
 	if err != nil {
 		return // they cost space only, and go next time
 	}
 	for _, n := range names {
-		switch base, ext := strings.TrimSuffix(n.Name(), filepath.Ext(n.Name())), filepath.Ext(n.Name()); {
-		case base == keep:
-		case ext == ".chunks", ext == ".sorted", ext == ".runs":
+		ext := filepath.Ext(n.Name())
+		if base := strings.TrimSuffix(n.Name(), ext); base != keep && slices.Contains(mapFiles, ext) {
 			os.Remove(filepath.Join(dir, n.Name()))
 		}
 	}

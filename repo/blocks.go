@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"strongroom/repo/pack"
@@ -19,38 +20,59 @@ const (
 	// fetches is how many runs of blocks are fetched and decoded at once.
 	fetches = 4
 	// runBytes is how much of a pack one fetch takes at most.
-	runBytes = 4 << 20
+	runBytes = 2 << 20
 )
+
+// A segmentSource gives sealed segments of packs, as spread.Reader does.
+type segmentSource interface {
+	// Segments appends segments [first, first+count) of p to dst. Each of them
+	// has passed check.
+	Segments(ctx context.Context, p spread.Pack, first, count int, dst []byte, check func(n int, segment []byte) error) ([]byte, error)
+}
 
 // A blockReader fetches, opens and caches blocks. It is safe for concurrent
 // use.
 type blockReader struct {
-	snap   *Snapshot
-	key    Secret
-	source *spread.Reader
-	roots  map[uint32]pack.Entry
-	table  []pack.Entry
+	manifest *Manifest // says where the packs are
+	key      Secret
+	source   segmentSource
+	roots    map[uint32]pack.Entry
+	table    []pack.Entry
 
-	limit     chan struct{} // one token a fetch
-	expanders sync.Pool
+	limit   chan struct{} // one token a fetch
+	scratch sync.Pool     // of *scratch
 
-	mu    sync.Mutex
-	cache map[uint32]*cached
-	lru   *list.List // of *cached, most recent in front
+	mu      sync.Mutex // guards what follows
+	cache   map[uint32]*cached
+	lru     *list.List // of *cached, most recent in front
+	room    int        // blocks to keep
+	spare   [][]byte   // memory of blocks that were forgotten
+	fetched int        // blocks decoded so far
 }
 
+// cached is a block in memory, or on its way there.
 type cached struct {
 	number uint32
 	entry  pack.Entry
 	elem   *list.Element
 	done   chan struct{} // closed when data or err is set
-	data   []byte
+	data   []byte        // valid for who acquired it, until it is released
 	err    error
+
+	holders int  // guarded by blockReader.mu
+	evicted bool // likewise
 }
 
-func newBlockReader(s *Snapshot, key Secret, source *spread.Reader, roots map[uint32]pack.Entry) *blockReader {
-	return &blockReader{snap: s, key: key, source: source, roots: roots, limit: make(chan struct{}, fetches),
-		cache: map[uint32]*cached{}, lru: list.New()}
+// scratch is what one fetch works in.
+type scratch struct {
+	expander *pack.Expander
+	sealed   []byte
+	plain    []byte
+}
+
+func newBlockReader(m *Manifest, key Secret, source segmentSource, roots map[uint32]pack.Entry) *blockReader {
+	return &blockReader{manifest: m, key: key, source: source, roots: roots, limit: make(chan struct{}, fetches),
+		cache: map[uint32]*cached{}, lru: list.New(), room: cacheBlocks}
 }
 
 // setTable installs the block table.
@@ -80,8 +102,9 @@ func (b *blockReader) entry(n uint32) (pack.Entry, error) {
 	return e, nil
 }
 
-// get returns a block. The slice is shared: it must not be written to.
-func (b *blockReader) get(ctx context.Context, n uint32) ([]byte, error) {
+// acquire returns a block, to be released when it is not needed any more. It is
+// shared and must not be written to.
+func (b *blockReader) acquire(ctx context.Context, n uint32) (*cached, error) {
 	for {
 		b.mu.Lock()
 		c := b.cache[n]
@@ -92,30 +115,84 @@ func (b *blockReader) get(ctx context.Context, n uint32) ([]byte, error) {
 			}
 			continue
 		}
+		c.holders++
 		b.lru.MoveToFront(c.elem)
 		b.mu.Unlock()
+		var err error
 		select {
 		case <-c.done:
+			err = c.err
 		case <-ctx.Done():
+			b.release(c)
 			return nil, ctx.Err()
 		}
-		if c.err != nil {
-			b.drop(c)
-			if ctx.Err() == nil && (errors.Is(c.err, context.Canceled) || errors.Is(c.err, context.DeadlineExceeded)) {
-				continue // another reader's fetch was cancelled, not ours
-			}
-			return nil, c.err
+		if err == nil {
+			return c, nil
 		}
-		return c.data, nil
+		b.drop(c)
+		b.release(c)
+		if ctx.Err() == nil && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+			continue // another reader's fetch was cancelled, not ours
+		}
+		return nil, err
+	}
+}
+
+// release ends what acquire began.
+func (b *blockReader) release(c *cached) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	c.holders--
+	b.reuse(c)
+}
+
+// reuse takes back the memory of a block that nobody can reach any more. b.mu
+// is held.
+func (b *blockReader) reuse(c *cached) {
+	if c.evicted && c.holders == 0 && c.data != nil {
+		b.spare = append(b.spare, c.data[:0])
+		c.data = nil
 	}
 }
 
 func (b *blockReader) drop(c *cached) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.forget(c)
+}
+
+// forget takes a block out of the cache. b.mu is held.
+func (b *blockReader) forget(c *cached) {
 	if b.cache[c.number] == c {
 		delete(b.cache, c.number)
 		b.lru.Remove(c.elem)
+		c.evicted = true
+		b.reuse(c)
+	}
+}
+
+// memory returns an empty slice for a block.
+func (b *blockReader) memory() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fetched++
+	if n := len(b.spare); n > 0 {
+		m := b.spare[n-1]
+		b.spare = b.spare[:n-1]
+		return m
+	}
+	return make([]byte, 0, pack.MaxBlock)
+}
+
+// reserve changes how many blocks are kept, by what one more reader needs or
+// one less.
+func (b *blockReader) reserve(n int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.room += n
+	b.evict()
+	if b.room < len(b.spare) {
+		b.spare = b.spare[:max(b.room, 0)]
 	}
 }
 
@@ -167,12 +244,11 @@ func follows(run []*cached, e pack.Entry) bool {
 
 // evict forgets the blocks unused for longest. Those still being fetched stay.
 func (b *blockReader) evict() {
-	for el := b.lru.Back(); el != nil && len(b.cache) > cacheBlocks; {
+	for el := b.lru.Back(); el != nil && len(b.cache) > b.room; {
 		c, prev := el.Value.(*cached), el.Prev()
 		select {
 		case <-c.done:
-			delete(b.cache, c.number)
-			b.lru.Remove(el)
+			b.forget(c)
 		default:
 		}
 		el = prev
@@ -203,24 +279,26 @@ func (b *blockReader) fetch(ctx context.Context, run []*cached) {
 
 func (b *blockReader) fetchRun(ctx context.Context, run []*cached) error {
 	first, last := run[0].entry, run[len(run)-1].entry
-	p, ok := b.snap.PackByNumber(first.Index)
+	p, ok := b.manifest.PackByNumber(first.Index)
 	if !ok {
 		return fmt.Errorf("%w: block %d lies in pack %d, which the manifest does not list", ErrIntegrity, run[0].number, first.Index)
 	}
-	plain, err := b.plain(ctx, p, int64(first.Offset), int64(last.Offset+last.Stored))
+	w, _ := b.scratch.Get().(*scratch)
+	if w == nil {
+		x, err := pack.NewExpander()
+		if err != nil {
+			return err
+		}
+		w = &scratch{expander: x}
+	}
+	defer b.scratch.Put(w)
+	plain, err := b.plain(ctx, w, p, int64(first.Offset), int64(last.Offset+last.Stored))
 	if err != nil {
 		return err
 	}
-	x, _ := b.expanders.Get().(*pack.Expander)
-	if x == nil {
-		if x, err = pack.NewExpander(); err != nil {
-			return err
-		}
-	}
-	defer b.expanders.Put(x)
 	for _, c := range run {
 		at := c.entry.Offset - first.Offset
-		c.data, err = x.Expand(make([]byte, 0, c.entry.Raw), plain[at:at+c.entry.Stored], c.entry.Codec, int(c.entry.Raw))
+		c.data, err = w.expander.Expand(b.memory(), plain[at:at+c.entry.Stored], c.entry.Codec, int(c.entry.Raw))
 		if err != nil {
 			c.data = nil
 			return fmt.Errorf("%w: block %d: %w", ErrIntegrity, c.number, err)
@@ -229,28 +307,29 @@ func (b *blockReader) fetchRun(ctx context.Context, run []*cached) error {
 	return nil
 }
 
-// plain returns bytes [from, to) of a pack's plaintext. Each segment is opened
-// as it is checked, so nothing unauthenticated is ever returned.
-func (b *blockReader) plain(ctx context.Context, p PackRecord, from, to int64) ([]byte, error) {
+// plain returns bytes [from, to) of a pack's plaintext, in memory of w. Each
+// segment is opened as it is checked, so nothing unauthenticated is ever
+// returned.
+func (b *blockReader) plain(ctx context.Context, w *scratch, p PackRecord, from, to int64) ([]byte, error) {
 	total, err := seal.PlainLen(p.MessageLen)
 	if err != nil || from < 0 || to > total || from >= to {
 		return nil, fmt.Errorf("%w: bytes [%d, %d) of pack %v, which has %d", ErrIntegrity, from, to, p.ID, total)
 	}
-	gen := b.snap.Generation
+	gen := b.manifest.Generation
 	key, err := deriveKey(b.key, kindPack, gen, p.ID)
 	if err != nil {
 		return nil, err
 	}
-	o, err := seal.NewOpener(key, associated(kindPack, b.snap.Tenant, gen, p.ID), p.Seal[:])
+	o, err := seal.NewOpener(key, associated(kindPack, b.manifest.Tenant, gen, p.ID), p.Seal[:])
 	if err != nil {
 		return nil, fmt.Errorf("pack %v: %w", p.ID, err)
 	}
 	segments := p.Segments()
 	first := int(from / seal.SegmentData)
 	count := int((to-1)/seal.SegmentData) + 1 - first
-	out := make([]byte, count*seal.SegmentData)
-	end := 0
-	_, err = b.source.Segments(ctx, p.Pack, first, count, func(n int, segment []byte) error {
+	w.plain = slices.Grow(w.plain[:0], count*seal.SegmentData)[:count*seal.SegmentData]
+	out, end := w.plain, 0
+	w.sealed, err = b.source.Segments(ctx, p.Pack, first, count, w.sealed[:0], func(n int, segment []byte) error {
 		at := (n - first) * seal.SegmentData
 		opened, err := o.Segment(out[at:at], segment, uint64(n), n == segments-1)
 		if err == nil {

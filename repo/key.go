@@ -47,7 +47,8 @@ const (
 	kindPack      = 1
 	kindCatalogue = 2 // sealed part 1, under the tenant's catalogue key
 	kindContents  = 3 // sealed part 2, under the generation key
-	kindChunkID   = 4
+	kindChunkID   = 4 // ids of chunks, in the box's own map
+	kindMap       = 5 // authenticates that map
 )
 
 const formatVersion = 1

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What a box with bad memory, or a bug, might sign: nothing of it may crash,
@@ -108,25 +110,21 @@ func TestNonsenseInTheListsIsRefused(t *testing.T) {
 // written.
 func (w *world) commitWithTable(s *Saver, change func(*Saver)) error {
 	ctx := context.Background()
-	if s.shared != nil {
-		if err := s.packer.submit(s.shared); err != nil {
-			return err
-		}
+	if err := s.submitShared(); err != nil {
+		return err
 	}
-	s.shared = nil
 	if err := s.packer.settle(); err != nil {
 		return err
 	}
-	var list, table []byte
+	var table []byte
+	var lists []io.Reader
 	c := &Contents{}
 	for _, st := range s.streams {
 		c.Streams = append(c.Streams, st.info)
-		for _, e := range st.extents {
-			list = e.append(list)
-		}
+		lists = append(lists, st.extents.reader())
 	}
 	var err error
-	if c.ExtentList, err = s.addList(ctx, list); err != nil {
+	if c.ExtentList, err = s.addList(ctx, listOfExtents, io.MultiReader(lists...)); err != nil {
 		return err
 	}
 	good := slices.Clone(s.packer.table)
@@ -135,7 +133,7 @@ func (w *world) commitWithTable(s *Saver, change func(*Saver)) error {
 		table = e.Append(table)
 	}
 	copy(s.packer.table, good)
-	if c.BlockTable, err = s.addList(ctx, table); err != nil {
+	if c.BlockTable, err = s.addList(ctx, listOfBlocks, bytes.NewReader(table)); err != nil {
 		return err
 	}
 	c.Roots = s.roots(c.ExtentList, c.BlockTable)
@@ -166,13 +164,13 @@ func TestDamageToTheBoxsOwnFilesCostsBytesOnly(t *testing.T) {
 	week1, week2 := text(900<<10, 1), text(900<<10, 1)
 	copy(week2[500<<10:], "CHANGED")
 	for name, how := range spoil {
-		for _, ext := range []string{".chunks", ".sorted"} {
+		for _, ext := range []string{".map", ".sorted", ".sparse"} {
 			t.Run(name+ext, func(t *testing.T) {
 				w := newSmallWorld(t, 2)
 				first := w.mustSave(namedBytes{"a", week1})
-				files, _ := filepath.Glob(filepath.Join(w.state, "index-*"+ext))
+				files, _ := filepath.Glob(filepath.Join(w.state, "map-*"+ext))
 				if len(files) != 1 {
-					t.Fatalf("index files %v", files)
+					t.Fatalf("map files %v", files)
 				}
 				b := how(readFile(t, files[0]))
 				replaceFile(t, files[0], b)
@@ -190,36 +188,57 @@ func TestDamageToTheBoxsOwnFilesCostsBytesOnly(t *testing.T) {
 	}
 }
 
-// Every bit of the index that could lead a snapshot to wrong bytes.
-func TestAFlippedBitInTheIndexNeverReachesASnapshot(t *testing.T) {
+// Whatever byte of the map changed: what was at it is not believed, and
+// nothing else is lost.
+func TestAFlippedByteOfTheMapNeverReachesASnapshot(t *testing.T) {
 	w := newSmallWorld(t, 1)
-	data := text(400<<10, 1)
-	w.mustSave(namedBytes{"a", data})
-	files, _ := filepath.Glob(filepath.Join(w.state, "index-*.chunks"))
+	w.mustSave(namedBytes{"a", text(3<<20, 1)})
+	files, _ := filepath.Glob(filepath.Join(w.state, "map-*.map"))
+	name := strings.TrimSuffix(filepath.Base(files[0]), ".map")
 	b := readFile(t, files[0])
-	for at := range b {
-		b[at] ^= 1 << (at % 8)
-	}
-	replaceFile(t, files[0], b)
-	x, err := openIndex(w.state, strings.TrimSuffix(filepath.Base(files[0]), ".chunks"))
+	key, err := deriveKey(w.anyKey(), kindMap, w.anyGeneration(), ID{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer x.close()
-	for at := range b {
-		b[at] ^= 1 << (at % 8) // right again
-	}
-	for pos := 0; pos < len(b); pos += chunkRecord {
-		id := chunkID(b[pos : pos+32])
-		for at := 32; at < chunkRecord; at++ {
-			rec := bytes.Clone(b[pos : pos+chunkRecord])
-			rec[at] ^= 1 << (at % 8)
-			if e, ok := parseRecord(rec); ok {
-				t.Fatalf("chunk %x with byte %d flipped gives %+v", id[:4], at, e)
+	for at := 0; at < len(b); at += 997 {
+		bad := bytes.Clone(b)
+		bad[at] ^= 1 << (at % 8)
+		replaceFile(t, files[0], bad)
+		m, err := openMap(w.state, name, key)
+		if err != nil {
+			continue // the directory: all of it is given up
+		}
+		refused := 0
+		for i := range m.pieces {
+			if _, err := m.get(i); err != nil {
+				refused++
 			}
+		}
+		m.close()
+		if refused != 1 {
+			t.Fatalf("byte %d flipped: %d of %d pieces are refused", at, refused, len(m.pieces))
+		}
+	}
+	rec := appendRecord(nil, chunkID{1}, Extent{Block: 5, Offset: 6, Length: 7})
+	for at := range rec {
+		bad := bytes.Clone(rec)
+		bad[at] ^= 1 << (at % 8)
+		if e, ok := parseRecord(bad); ok {
+			t.Fatalf("a record with byte %d flipped gives %+v", at, e)
 		}
 	}
 }
+
+// anyGeneration returns the only generation of the world, anyKey its key.
+func (w *world) anyGeneration() ID {
+	for g := range w.keys.m {
+		return g
+	}
+	w.t.Fatal("no generation")
+	return ID{}
+}
+
+func (w *world) anyKey() Secret { return w.keys.m[w.anyGeneration()] }
 
 // A journal that was damaged is dropped, or gives what it had.
 func TestADamagedJournalIsNoObstacle(t *testing.T) {
@@ -280,7 +299,16 @@ func (w *world) interrupt(data namedBytes, packs int) {
 		w.t.Fatal(err)
 	}
 	var broken = errors.New("the reader broke")
-	r := &breakingReader{r: bytes.NewReader(data.data), left: int64(packs) << 19, err: broken}
+	// It breaks when what was read before has gone its way.
+	stored := func() {
+		for range 1000 {
+			if len(w.objects(0, "s-")) >= 3 {
+				return
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	r := &breakingReader{r: bytes.NewReader(data.data), left: int64(packs) << 19, err: broken, before: stored}
 	if _, err := s.Add(ctx, StreamSpec{Name: data.name}, r); !errors.Is(err, broken) {
 		w.t.Fatalf("the interrupted backup: %v", err)
 	}

@@ -42,7 +42,9 @@ type packer struct {
 	set                *spread.Set
 	spool              store.Store
 	journal            *journal
+	cache              *packCache
 	geometry           erasure.Geometry
+	level              pack.Level
 	packBytes          int // no block is added to a pack of so many; 0: no such limit
 
 	ctx     context.Context // ends with the first failure of any part
@@ -50,7 +52,6 @@ type packer struct {
 	workers errgroup.Group
 	uploads errgroup.Group
 	queue   chan *block
-	raws    sync.Pool
 	free    chan *pack.Writer
 	stripes chan *erasure.Stripe
 
@@ -61,12 +62,17 @@ type packer struct {
 	table    []pack.Entry // by block number; Index is the pack number
 
 	done   sync.Mutex // guards what follows; never held while waiting
+	idle   *sync.Cond // of done: waiting fell to 0, or ctx ended
+	queued int        // blocks submitted and not yet in a pack
+	raws   [][]byte   // memory of blocks that are in a pack
 	packs  []PackRecord
 	stored int64 // bytes of sealed packs
 }
 
 func newPacker(ctx context.Context, p *packer) (*packer, error) {
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
+	p.idle = sync.NewCond(&p.done)
+	context.AfterFunc(p.ctx, p.idle.Broadcast)
 	workers := runtime.GOMAXPROCS(0)
 	p.queue = make(chan *block, workers)
 	p.free = make(chan *pack.Writer, packWriters)
@@ -83,7 +89,7 @@ func newPacker(ctx context.Context, p *packer) (*packer, error) {
 	}
 	var compressors []*pack.Compressor
 	for range workers {
-		c, err := pack.NewCompressor()
+		c, err := pack.NewCompressor(p.level)
 		if err != nil {
 			return nil, err
 		}
@@ -119,11 +125,14 @@ func (p *packer) failing(err error) error {
 // newBlock returns an empty block with the next number.
 func (p *packer) newBlock() *block {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	b := &block{number: uint32(len(p.table))}
 	p.table = append(p.table, pack.Entry{})
-	if raw, ok := p.raws.Get().(*[]byte); ok {
-		b.raw = (*raw)[:0]
+	p.mu.Unlock()
+	p.done.Lock()
+	defer p.done.Unlock()
+	if n := len(p.raws); n > 0 {
+		b.raw = p.raws[n-1]
+		p.raws = p.raws[:n-1]
 	} else {
 		b.raw = make([]byte, 0, pack.MaxBlock)
 	}
@@ -132,6 +141,9 @@ func (p *packer) newBlock() *block {
 
 // submit hands a block over.
 func (p *packer) submit(b *block) error {
+	p.done.Lock()
+	p.queued++
+	p.done.Unlock()
 	select {
 	case p.queue <- b:
 		return nil
@@ -154,10 +166,20 @@ func (p *packer) compress(c *pack.Compressor) error {
 			if err != nil {
 				return err
 			}
-			p.raws.Put(&b.raw)
+			p.added(b)
 		case <-p.ctx.Done():
 			return context.Cause(p.ctx)
 		}
+	}
+}
+
+// added takes a block's memory back.
+func (p *packer) added(b *block) {
+	p.done.Lock()
+	defer p.done.Unlock()
+	p.raws = append(p.raws, b.raw[:0])
+	if p.queued--; p.queued == 0 {
+		p.idle.Broadcast()
 	}
 }
 
@@ -217,6 +239,7 @@ func (p *packer) store(w *pack.Writer, number uint32, chunks []byte) error {
 	if err := p.journal.append(newJournalPack(rec, entries, chunks)); err != nil {
 		return err
 	}
+	p.cache.add(rec, shards)
 	if _, err := p.set.Put(p.ctx, p.prefix, rec.Pack, shards, p.spool); err != nil {
 		return err
 	}
@@ -265,19 +288,14 @@ func (p *packer) seal(w *pack.Writer, number uint32, stripe *erasure.Stripe) (Pa
 }
 
 // settle waits until every block submitted so far lies in a pack, so that the
-// table says where. Nothing is submitted after it.
+// table says where.
 func (p *packer) settle() error {
-	close(p.queue)
-	return p.workers.Wait()
-}
-
-// addNow compresses and adds a block in the caller's goroutine, after settle.
-func (p *packer) addNow(c *pack.Compressor, b *block) error {
-	stored, codec, err := c.Compress(b.raw)
-	if err != nil {
-		return err
+	p.done.Lock()
+	defer p.done.Unlock()
+	for p.queued > 0 && p.ctx.Err() == nil {
+		p.idle.Wait()
 	}
-	return p.add(b, stored, codec)
+	return context.Cause(p.ctx)
 }
 
 // abort stops everything and waits for it.
@@ -287,8 +305,13 @@ func (p *packer) abort(cause error) {
 	p.uploads.Wait()
 }
 
-// drain seals the last pack and waits for all uploads.
+// drain seals the last pack and waits for all uploads. Nothing is submitted
+// after it.
 func (p *packer) drain() error {
+	close(p.queue)
+	if err := p.workers.Wait(); err != nil {
+		return err
+	}
 	p.mu.Lock()
 	if p.cur != nil {
 		p.flushLocked()

@@ -175,13 +175,13 @@ func enough(p PackRecord, present [][]int, spool int) error {
 	return nil
 }
 
-// finishIndex completes the chunk index under the name of the new manifest.
-func (s *Saver) finishIndex(m *signed) error {
-	if err := s.index.finish(); err != nil {
-		return fmt.Errorf("chunk index: %w", err)
+// finishMap completes the map under the name of the new manifest.
+func (s *Saver) finishMap(m *signed) error {
+	if err := s.maps.finish(); err != nil {
+		return fmt.Errorf("snapshot map: %w", err)
 	}
-	name := filepath.Join(s.c.Dir, indexName(m.hash))
-	for _, ext := range []string{".chunks", ".sorted"} {
+	name := filepath.Join(s.c.Dir, mapName(m.hash))
+	for _, ext := range []string{".sparse", ".sorted", ".map"} {
 		if err := os.Rename(filepath.Join(s.c.Dir, "new"+ext), name+ext); err != nil {
 			return err
 		}
@@ -240,7 +240,7 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 	if err := removeJournal(s.c.Dir); err != nil {
 		return nil, err
 	}
-	dropOtherIndexes(s.c.Dir, indexName(m.hash))
+	dropOtherMaps(s.c.Dir, mapName(m.hash))
 	return saved, nil
 }
 

@@ -1,8 +1,10 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 
@@ -18,6 +20,7 @@ type Opened struct {
 	snap     *Snapshot
 	contents *Contents
 	blocks   *blockReader
+	source   *spread.Reader
 	streams  map[string]placed
 	extents  *listReader
 }
@@ -62,7 +65,8 @@ func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key S
 		}
 		roots[r.Block] = e
 	}
-	o.blocks = newBlockReader(s, key, inv.Reader(generationPrefix(s.Tenant, s.Generation)), roots)
+	o.source = inv.Reader(generationPrefix(s.Tenant, s.Generation))
+	o.blocks = newBlockReader(s.Manifest, key, o.source, roots)
 	o.extents = &listReader{o: o, list: contents.ExtentList}
 	table, err := o.readList(ctx, contents.BlockTable)
 	if err != nil {
@@ -81,7 +85,7 @@ func (o *Opened) Contents() *Contents { return o.contents }
 func (o *Opened) Snapshot() *Snapshot { return o.snap }
 
 // Damage says what was found wrong on stores and read around so far.
-func (o *Opened) Damage() []string { return o.blocks.source.Damage() }
+func (o *Opened) Damage() []string { return o.source.Damage() }
 
 // blockTable returns the table of the generation up to this snapshot, with the
 // blocks of the table itself.
@@ -160,16 +164,17 @@ func (l *listReader) at(ctx context.Context, off, n int64) ([]byte, error) {
 	for _, e := range l.list.Extents {
 		end := pos + int64(e.Length)
 		if end > off && pos < off+n {
-			b, err := l.o.blocks.get(ctx, e.Block)
+			c, err := l.o.blocks.acquire(ctx, e.Block)
 			if err != nil {
 				return nil, err
 			}
-			if int(e.Offset+e.Length) > len(b) {
+			if int(e.Offset+e.Length) > len(c.data) {
+				l.o.blocks.release(c)
 				return nil, fmt.Errorf("%w: extent beyond its block", ErrIntegrity)
 			}
-			piece := b[e.Offset : e.Offset+e.Length]
-			piece = piece[max(off-pos, 0):min(int64(e.Length), off+n-pos)]
-			out = append(out, piece...)
+			piece := c.data[e.Offset : e.Offset+e.Length]
+			out = append(out, piece[max(off-pos, 0):min(int64(e.Length), off+n-pos)]...)
+			l.o.blocks.release(c)
 		}
 		pos = end
 	}
@@ -231,7 +236,8 @@ type streamReader struct {
 	left   int64
 	ahead  []Extent
 	ended  bool
-	cur    []byte // unread part of the current extent
+	cur    []byte  // unread part of the current extent
+	held   *cached // the block it lies in
 	whole  *blake3.Hasher
 	want   string
 	err    error
@@ -255,6 +261,7 @@ func (r *streamReader) Read(p []byte) (int, error) {
 	}
 	if r.left == 0 {
 		r.err = r.end()
+		r.let()
 		return 0, r.err
 	}
 	n := copy(p, r.cur[:min(int64(len(r.cur)), r.left)])
@@ -294,10 +301,23 @@ func (r *streamReader) more() (bool, error) {
 }
 
 func (r *streamReader) Close() error {
+	r.err = cmp.Or(r.err, errClosed)
+	r.cur = nil
+	r.let()
 	if r.cancel != nil {
 		r.cancel()
 	}
 	return nil
+}
+
+var errClosed = errors.New("read of a closed stream")
+
+// let releases the block that is being read.
+func (r *streamReader) let() {
+	if r.held != nil {
+		r.o.blocks.release(r.held)
+		r.held = nil
+	}
 }
 
 // advance makes the next extent current.
@@ -310,10 +330,14 @@ func (r *streamReader) advance() error {
 	}
 	e := r.ahead[0]
 	r.ahead = r.ahead[1:]
-	b, err := r.o.blocks.get(r.ctx, e.Block)
-	if err != nil {
-		return err
+	if r.held == nil || r.held.number != e.Block {
+		r.let()
+		var err error
+		if r.held, err = r.o.blocks.acquire(r.ctx, e.Block); err != nil {
+			return err
+		}
 	}
+	b := r.held.data
 	if int(e.Offset+e.Length) > len(b) {
 		return fmt.Errorf("%w: extent [%d, +%d) of block %d, which has %d bytes", ErrIntegrity, e.Offset, e.Length, e.Block, len(b))
 	}

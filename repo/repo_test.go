@@ -157,7 +157,7 @@ func (w *world) config() SaveConfig {
 		}
 	}
 	return SaveConfig{Dataset: testDataset, Dir: w.state, Spool: w.keep, packBytes: w.small, Keys: w.keys, Signer: w.signer, Incarnation: w.inc,
-		PerGeneration: w.per, Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
+		PerGeneration: w.per, BaseCache: 1 << 40, Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
 		Log: func(f string, a ...any) { fmt.Fprintf(&w.logged, f+"\n", a...) }}
 }
 

@@ -1,11 +1,11 @@
 package repo
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,9 +16,6 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/zeebo/blake3"
-
-	"strongroom/chunker"
 	"strongroom/erasure"
 	"strongroom/repo/pack"
 	"strongroom/repo/spread"
@@ -51,6 +48,11 @@ type SaveConfig struct {
 	Incarnation uint32
 	// PerGeneration is how many snapshots a generation takes; at least 1.
 	PerGeneration int
+	// BaseCache is how many bytes of packs are kept on the box to compare the
+	// next snapshot with; 0: none, so that only whole chunks are found.
+	BaseCache int64
+	// Level is how hard blocks are compressed.
+	Level pack.Level
 	// Now is the box's clock.
 	Now func() time.Time
 	// Log gets one line for each thing a person may want to know.
@@ -80,12 +82,18 @@ type Saver struct {
 	previous   *Contents // of head, if it can be read
 	carried    []PackRecord
 
-	packer  *packer
-	journal *journal
-	index   *indexWriter
-	known   []*chunkIndex
-	recent  *recentChunks
-	tables  []pack.Entry // the generation's table before this run
+	packer     *packer
+	journal    *journal
+	maps       *mapWriter
+	spill      *spillFile
+	known      []*snapMap   // what chunks are found in; baseMap is the first
+	baseMap    *snapMap     // of base; nil if it is lost
+	baseBlocks *blockReader // of the base cache
+	cache      *packCache
+	recent     *recentChunks
+	tables     []pack.Entry // the generation's table before this run
+	units      unitPool
+	hashers    sync.Pool // of *blake3.Hasher with chunkKey
 
 	mu      sync.Mutex // guards what follows
 	streams []savedStream
@@ -104,7 +112,7 @@ func (s *Saver) Previous() *Contents { return s.previous }
 type savedStream struct {
 	order   int
 	info    Stream
-	extents []Extent
+	extents *extentSpill
 }
 
 // StreamSpec says what a stream is. Order is its place in the snapshot.
@@ -124,18 +132,33 @@ type recentChunks struct {
 	at   int
 }
 
-const recentLimit = 1 << 16
+// recentLimit chunks are about 2 GiB.
+const recentLimit = 1 << 15
 
-func (c *recentChunks) lookup(id chunkID) (Extent, bool) {
+func newRecentChunks() *recentChunks {
+	return &recentChunks{m: make(map[chunkID]Extent, recentLimit), ring: make([]chunkID, 0, recentLimit)}
+}
+
+func (c *recentChunks) lookup(id chunkID, n int) (Extent, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, ok := c.m[id]
-	return e, ok
+	return e, ok && int(e.Length) == n
+}
+
+func (c *recentChunks) has(id chunkID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.m[id]
+	return ok
 }
 
 func (c *recentChunks) add(id chunkID, e Extent) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if _, known := c.m[id]; known {
+		return
+	}
 	if len(c.ring) < recentLimit {
 		c.ring = append(c.ring, id)
 	} else {
@@ -152,29 +175,6 @@ func (s *Saver) newGeneration() error {
 	var err error
 	s.key, err = s.c.Keys.New(s.r.Tenant, s.c.Dataset, s.generation)
 	return err
-}
-
-// Add reads a stream to its end and stores what is new of it. When it fails,
-// the snapshot has failed: its chunks may stand in blocks that are gone.
-func (s *Saver) Add(ctx context.Context, spec StreamSpec, r io.Reader) (Stream, error) {
-	err := s.claim(spec.Name)
-	var info Stream
-	var w *streamWriter
-	if err == nil {
-		w = s.newStreamWriter()
-		info, err = w.copy(ctx, spec, strictReader{r})
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err != nil {
-		err = fmt.Errorf("stream %q: %w", spec.Name, err)
-		s.failed = cmp.Or(s.failed, err)
-		return Stream{}, err
-	}
-	s.streams = append(s.streams, savedStream{spec.Order, info, w.extents})
-	s.read += info.Length
-	s.fresh += w.fresh
-	return info, nil
 }
 
 // claim takes a stream's name, which readers find it by.
@@ -206,155 +206,11 @@ func (s strictReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// streamWriter turns one stream into extents.
-type streamWriter struct {
-	s        *Saver
-	predict  []predictor
-	ids      *blake3.Hasher
-	whole    *blake3.Hasher
-	cur      *block
-	extents  []Extent
-	records  []byte // of the index, not yet handed over
-	fresh    int64
-	compress *pack.Compressor // set after settle: blocks are added at once
-}
-
-func (s *Saver) newStreamWriter() *streamWriter {
-	w := &streamWriter{s: s, whole: blake3.New()}
-	w.ids, _ = blake3.NewKeyed(s.chunkKey) // fails only for keys of other lengths
-	for _, x := range s.known {
-		w.predict = append(w.predict, predictor{x: x})
-	}
-	return w
-}
-
-func (w *streamWriter) copy(ctx context.Context, spec StreamSpec, r io.Reader) (Stream, error) {
-	c, err := chunker.New(r, spec.PageSize)
-	if err != nil {
-		return Stream{}, err
-	}
-	var length int64
-	for {
-		if err := ctx.Err(); err != nil {
-			return Stream{}, err
-		}
-		chunk, err := c.Next()
-		if err == io.EOF {
-			break
-		} else if err != nil {
-			return Stream{}, err
-		}
-		length += int64(len(chunk))
-		w.whole.Write(chunk)
-		if err := w.chunk(chunk); err != nil {
-			return Stream{}, err
-		}
-	}
-	if err := w.finish(); err != nil {
-		return Stream{}, err
-	}
-	return Stream{Name: spec.Name, Kind: spec.Kind, PageSize: spec.PageSize, Length: length,
-		BLAKE3: hex.EncodeToString(w.whole.Sum(nil)), Extents: int64(len(w.extents))}, nil
-}
-
-// chunk finds a chunk or stores it, and notes its place.
-func (w *streamWriter) chunk(p []byte) error {
-	w.ids.Reset()
-	w.ids.Write(p)
-	id := chunkID(w.ids.Sum(nil))
-	e, ok := w.find(id, len(p))
-	if !ok {
-		var err error
-		if e, err = w.store(id, p); err != nil {
-			return err
-		}
-	}
-	w.extents = appendExtent(w.extents, e)
-	w.records = appendRecord(w.records, id, e)
-	if len(w.records) >= 1024*chunkRecord {
-		w.s.index.add(w.records)
-		w.records = w.records[:0]
-	}
-	return nil
-}
-
-func (w *streamWriter) find(id chunkID, n int) (Extent, bool) {
-	for i := range w.predict {
-		// The length is part of what the id promises; a damaged index is no
-		// reason to believe it.
-		if e, ok := w.predict[i].lookup(id); ok && int(e.Length) == n && w.s.holds(e) {
-			return e, true
-		}
-	}
-	return w.s.recent.lookup(id)
-}
-
-// holds reports whether an extent from an index lies in a block that exists.
+// holds reports whether an extent from a map lies in a block that exists.
 func (s *Saver) holds(e Extent) bool { return within(s.tables, e) }
 
 func within(table []pack.Entry, e Extent) bool {
 	return int(e.Block) < len(table) && e.Offset+e.Length <= table[e.Block].Raw
-}
-
-// store appends a new chunk to the stream's block. A chunk never straddles two
-// blocks, so that its place is always one extent.
-func (w *streamWriter) store(id chunkID, p []byte) (Extent, error) {
-	for {
-		if w.cur == nil {
-			w.borrow()
-		}
-		if len(w.cur.raw)+len(p) <= pack.MaxBlock {
-			break
-		}
-		if err := w.submit(); err != nil {
-			return Extent{}, err
-		}
-	}
-	e := Extent{Block: w.cur.number, Offset: uint32(len(w.cur.raw)), Length: uint32(len(p))}
-	w.cur.raw = append(w.cur.raw, p...)
-	w.cur.chunks = appendRecord(w.cur.chunks, id, e)
-	w.fresh += int64(len(p))
-	w.s.recent.add(id, e)
-	return e, nil
-}
-
-func (w *streamWriter) submit() error {
-	b := w.cur
-	w.cur = nil
-	if w.compress != nil {
-		return w.s.packer.addNow(w.compress, b)
-	}
-	return w.s.packer.submit(b)
-}
-
-// finish hands over what is left. A block that is far from full is lent to the
-// next stream: many small tables share blocks.
-func (w *streamWriter) finish() error {
-	w.s.index.add(w.records)
-	w.records = nil
-	if w.cur == nil {
-		return nil
-	}
-	w.s.mu.Lock()
-	lend := w.compress == nil && w.s.shared == nil && len(w.cur.raw) < pack.MaxBlock/2
-	if lend {
-		w.s.shared, w.cur = w.cur, nil
-	}
-	w.s.mu.Unlock()
-	if lend {
-		return nil
-	}
-	return w.submit()
-}
-
-// borrow takes the shared block, or a new one.
-func (w *streamWriter) borrow() {
-	w.s.mu.Lock()
-	w.cur, w.s.shared = w.s.shared, nil
-	w.s.mu.Unlock()
-	if w.cur == nil {
-		w.cur = w.s.packer.newBlock()
-	}
 }
 
 // A Commit is what Saver.Commit records beside the streams.
@@ -399,8 +255,8 @@ func (s *Saver) Abort(cause error) {
 // discard drops what only this run could use, then releases the rest.
 func (s *Saver) discard() {
 	// Before the lock goes: the next run writes files of the same names.
-	if s.index != nil {
-		s.index.discard()
+	if s.maps != nil {
+		s.maps.discard()
 	}
 	s.release()
 }
@@ -409,8 +265,11 @@ func (s *Saver) release() {
 	if s.journal != nil {
 		s.journal.close()
 	}
-	for _, x := range s.known {
-		x.close()
+	if s.spill != nil {
+		s.spill.f.Close()
+	}
+	for _, m := range s.known {
+		m.close()
 	}
 	s.lock.Close() // releases the lock too
 }
@@ -448,10 +307,10 @@ func (s *Saver) commit(ctx context.Context, c Commit) (*Saved, error) {
 	if err != nil {
 		return nil, err
 	}
-	// The index is complete before the manifest exists: it is found by the
+	// The map is complete before the manifest exists: it is found by the
 	// manifest's hash, so that of a run that dies here is never used.
-	if err := s.finishIndex(object); err != nil {
-		s.c.Log("the chunk index is lost, the next snapshot will store more: %v", err)
+	if err := s.finishMap(object); err != nil {
+		s.c.Log("the map of this snapshot is lost, the next one will store more: %v", err)
 	}
 	return s.publish(ctx, object, c.Catalogue)
 }
@@ -459,60 +318,118 @@ func (s *Saver) commit(ctx context.Context, c Commit) (*Saved, error) {
 // finishContents writes the extent list and the block table and fills in the
 // counts.
 func (s *Saver) finishContents(ctx context.Context, c Commit) (*Contents, error) {
-	if s.shared != nil {
-		if err := s.packer.submit(s.shared); err != nil {
-			return nil, err
-		}
-		s.shared = nil
+	if err := s.submitShared(); err != nil {
+		return nil, err
 	}
 	if err := s.packer.settle(); err != nil {
 		return nil, err
 	}
 	slices.SortFunc(s.streams, func(a, b savedStream) int { return a.order - b.order })
 	contents := &Contents{Description: c.Description, Detail: c.Detail, Streams: []Stream{}}
-	var list []byte
-	for i, st := range s.streams {
+	var lists []io.Reader
+	for _, st := range s.streams {
 		st.info.Facts = c.Facts[st.info.Name]
 		contents.Streams = append(contents.Streams, st.info)
-		for _, e := range st.extents {
-			// A last look, whatever the indexes said: an extent of no block would
-			// be a snapshot that cannot be restored.
-			if !within(s.packer.table, e) {
-				return nil, fmt.Errorf("internal error: stream %q: extent %+v is in no block", st.info.Name, e)
-			}
-			list = e.append(list)
-		}
-		s.streams[i].extents = nil
+		lists = append(lists, st.extents.reader())
 	}
 	var err error
-	if contents.ExtentList, err = s.addList(ctx, list); err != nil {
+	if contents.ExtentList, err = s.addList(ctx, listOfExtents, s.checked(io.MultiReader(lists...))); err != nil {
 		return nil, err
 	}
 	var table []byte
 	for _, e := range s.packer.table {
 		table = e.Append(table)
 	}
-	if contents.BlockTable, err = s.addList(ctx, table); err != nil {
+	if contents.BlockTable, err = s.addList(ctx, listOfBlocks, bytes.NewReader(table)); err != nil {
 		return nil, err
 	}
 	contents.Roots = s.roots(contents.ExtentList, contents.BlockTable)
 	return contents, s.packer.drain()
 }
 
-// addList stores a list like any stream, but in the caller's goroutine, so that
-// its blocks have their place when it returns.
-func (s *Saver) addList(ctx context.Context, b []byte) (List, error) {
-	c, err := pack.NewCompressor()
+// Names of the lists in the map: no stream has such a name.
+const (
+	listOfExtents = "\x00extents"
+	listOfBlocks  = "\x00blocks"
+)
+
+// addList stores a list like any stream, compared with the one of the last
+// snapshot. Its blocks have their places when it returns.
+func (s *Saver) addList(ctx context.Context, name string, r io.Reader) (List, error) {
+	w := s.newStreamWriter(ctx, name)
+	w.least = listLeast
+	info, err := w.copy(ctx, StreamSpec{}, r)
 	if err != nil {
 		return List{}, err
 	}
-	w := s.newStreamWriter()
-	w.compress = c
-	info, err := w.copy(ctx, StreamSpec{}, bytes.NewReader(b))
+	if err := s.submitShared(); err != nil {
+		return List{}, err
+	}
+	if err := s.packer.settle(); err != nil {
+		return List{}, err
+	}
+	l := List{Length: info.Length, BLAKE3: info.BLAKE3, Extents: []Extent{}}
+	raw, err := io.ReadAll(w.extents.reader())
 	if err != nil {
 		return List{}, err
 	}
-	return List{Length: info.Length, BLAKE3: info.BLAKE3, Extents: append([]Extent{}, w.extents...)}, nil
+	for ; len(raw) > 0; raw = raw[extentLen:] {
+		e, err := parseExtent(raw[:extentLen])
+		if err != nil {
+			return List{}, err
+		}
+		l.Extents = append(l.Extents, e)
+	}
+	return l, nil
+}
+
+// listLeast is the shortest match in a list: its extents stand in the manifest
+// as they are, and a record of the list is ten bytes only.
+const listLeast = 256
+
+// submitShared hands over the block that streams share.
+func (s *Saver) submitShared() error {
+	s.mu.Lock()
+	b := s.shared
+	s.shared = nil
+	s.mu.Unlock()
+	if b == nil {
+		return nil
+	}
+	return s.packer.submit(b)
+}
+
+// checked reads a list of extents and refuses one that lies in no block: a
+// last look, whatever the maps said, for it would be a snapshot that cannot be
+// restored.
+func (s *Saver) checked(r io.Reader) io.Reader {
+	return &extentChecker{r: bufio.NewReaderSize(r, 64<<10), table: s.packer.table}
+}
+
+type extentChecker struct {
+	r     *bufio.Reader
+	table []pack.Entry
+	buf   [512 * extentLen]byte
+	left  []byte // of buf, checked and not yet handed out
+}
+
+func (c *extentChecker) Read(p []byte) (int, error) {
+	if len(c.left) == 0 {
+		n, err := io.ReadFull(c.r, c.buf[:])
+		if n == 0 || n%extentLen != 0 {
+			return 0, cmp.Or(err, io.ErrUnexpectedEOF)
+		}
+		for at := 0; at < n; at += extentLen {
+			e, err := parseExtent(c.buf[at : at+extentLen])
+			if err != nil || !within(c.table, e) {
+				return 0, fmt.Errorf("internal error: extent %+v is in no block", e)
+			}
+		}
+		c.left = c.buf[:n]
+	}
+	n := copy(p, c.left)
+	c.left = c.left[n:]
+	return n, nil
 }
 
 // roots returns where the blocks of the lists lie, each once.

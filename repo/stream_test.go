@@ -28,13 +28,17 @@ import (
 
 // A breakingReader gives left bytes of r and then err.
 type breakingReader struct {
-	r    io.Reader
-	left int64
-	err  error
+	r      io.Reader
+	left   int64
+	err    error
+	before func() // called before it breaks, if not nil
 }
 
 func (b *breakingReader) Read(p []byte) (int, error) {
 	if b.left == 0 {
+		if b.before != nil {
+			b.before()
+		}
 		return 0, b.err
 	}
 	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
@@ -96,7 +100,7 @@ func TestAStreamThatBreaksFailsItsSnapshot(t *testing.T) {
 					}
 				})
 			}
-			if _, err := s.Add(ctx, StreamSpec{Name: "bad"}, &breakingReader{bytes.NewReader(random(4<<20, 9)), at, readErr}); err == nil || !strings.Contains(err.Error(), `"bad"`) {
+			if _, err := s.Add(ctx, StreamSpec{Name: "bad"}, &breakingReader{r: bytes.NewReader(random(4<<20, 9)), left: at, err: readErr}); err == nil || !strings.Contains(err.Error(), `"bad"`) {
 				t.Errorf("%s at %d: error is %v", name, at, err)
 			}
 			wg.Wait()

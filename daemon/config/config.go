@@ -90,7 +90,17 @@ type Dataset struct {
 	Exclude      []string `toml:"exclude"`       // files
 	Command      []string `toml:"command"`       // command: program and arguments, no shell
 	Timeout      Duration `toml:"timeout"`       // command
+
+	// Compression is "default" or "fastest".
+	Compression string `toml:"compression"`
+	// BaseCache bounds what is kept on the box to compare the next snapshot
+	// with: the packs of the open generation, sealed. Default 64 GiB; with "0"
+	// only whole chunks are found again.
+	BaseCache *Size `toml:"base_cache"`
 }
+
+// DefaultBaseCache is what a dataset that says nothing gets.
+const DefaultBaseCache = 64 << 30
 
 // Duration is a TOML string such as "30s" or "2h".
 type Duration time.Duration
@@ -192,8 +202,9 @@ var known = map[string][]string{
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
 		"ca_file", "patience", "recovery_access_key_file", "recovery_secret_key_file"},
-	"tenant":         {"name", "level", "dataset"},
-	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout"},
+	"tenant": {"name", "level", "dataset"},
+	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
+		"compression", "base_cache"},
 }
 
 // nearest returns the known key of the same table with the smallest edit
@@ -335,6 +346,9 @@ func (d Dataset) check() error {
 	}
 	if err := d.onlyFitting(); err != nil {
 		return err
+	}
+	if !slices.Contains([]string{"", "default", "fastest"}, d.Compression) {
+		return fmt.Errorf("compression %q is not \"default\" or \"fastest\"", d.Compression)
 	}
 	switch d.Source {
 	case "postgres":

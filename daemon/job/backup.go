@@ -17,6 +17,7 @@ import (
 	"strongroom/custody/keys/box"
 	"strongroom/daemon/config"
 	"strongroom/repo"
+	"strongroom/repo/pack"
 	"strongroom/source"
 )
 
@@ -146,9 +147,16 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo
 	if err != nil {
 		return nil, err
 	}
+	level, cache := pack.Default, int64(config.DefaultBaseCache)
+	if d.Compression == "fastest" {
+		level = pack.Fastest
+	}
+	if d.BaseCache != nil {
+		cache = int64(*d.BaseCache)
+	}
 	return r.Begin(ctx, repo.SaveConfig{Dataset: repo.ID(id), Dir: dir, Spool: spool, Keys: boxKeys{s.Box, t}, Signer: signer{s.Box.Signer()},
 		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)),
-		Now: time.Now, Log: s.Log})
+		BaseCache: cache, Level: level, Now: time.Now, Log: s.Log})
 }
 
 // stream feeds every stream of a snapshot to the saver.

@@ -17,7 +17,7 @@ func random(n int, seed byte) []byte {
 }
 
 func TestBlocksComeBackAndShrinkWhenTheyCan(t *testing.T) {
-	c, err := NewCompressor()
+	c, err := NewCompressor(Default)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func TestBlocksComeBackAndShrinkWhenTheyCan(t *testing.T) {
 }
 
 func TestExpandRefusesWhatItWasNotToldToExpect(t *testing.T) {
-	c, _ := NewCompressor()
+	c, _ := NewCompressor(Default)
 	e, _ := NewExpander()
 	big, _, err := c.Compress(make([]byte, MaxBlock))
 	if err != nil {
@@ -176,7 +176,7 @@ func FuzzParseTable(f *testing.F) {
 }
 
 func BenchmarkCompress(b *testing.B) {
-	c, _ := NewCompressor()
+	c, _ := NewCompressor(Default)
 	var raw []byte
 	for i := 0; len(raw) < MaxBlock-100; i++ {
 		raw = append(raw, strings.Repeat("x", i%7)+"42\tAda\tada@example.org\n"...)

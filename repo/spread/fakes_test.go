@@ -170,7 +170,7 @@ func (s *sample) check(n int, segment []byte) error {
 // mustRead reads segments and compares them with what was stored.
 func (r *rig) mustRead(reader *Reader, s *sample, first, count int, when string) {
 	r.t.Helper()
-	got, err := reader.Segments(context.Background(), s.Pack, first, count, s.check)
+	got, err := reader.Segments(context.Background(), s.Pack, first, count, nil, s.check)
 	if err != nil {
 		r.t.Errorf("%s: segments %d+%d: %v", when, first, count, err)
 		return

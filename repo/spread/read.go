@@ -66,18 +66,19 @@ func (r *Reader) note(l location, what string) {
 	}
 }
 
-// Segments returns sealed segments [first, first+count) of a pack, end to end.
+// Segments appends sealed segments [first, first+count) of a pack to dst.
 // Every segment has passed check, which authenticates it: no byte of a shard
 // is believed before. Undamaged packs cost one ranged read per slice touched;
 // otherwise the segments are reconstructed from every choice of k other
 // shards until one passes.
-func (r *Reader) Segments(ctx context.Context, p Pack, first, count int, check func(n int, segment []byte) error) ([]byte, error) {
+func (r *Reader) Segments(ctx context.Context, p Pack, first, count int, dst []byte, check func(n int, segment []byte) error) ([]byte, error) {
 	total := p.Segments()
 	if first < 0 || count < 1 || first+count > total || len(p.Shards) != p.Geometry.N {
-		return nil, fmt.Errorf("pack %v: no segments %d to %d of %d", p.ID, first, first+count, total)
+		return dst, fmt.Errorf("pack %v: no segments %d to %d of %d", p.ID, first, first+count, total)
 	}
 	columns := p.Header(0).Columns()
-	buf := make([]byte, 0, count*erasure.Column)
+	whole, before := slices.Grow(dst, count*erasure.Column), len(dst)
+	buf := whole[before:before]
 	for n := first; n < first+count; {
 		shard := n / columns
 		end := min(first+count, (shard+1)*columns)
@@ -85,14 +86,14 @@ func (r *Reader) Segments(ctx context.Context, p Pack, first, count int, check f
 		buf = buf[:at+(end-n)*erasure.Column]
 		q := sliceRead{r: r, ctx: ctx, p: p, shard: shard, col: n - shard*columns, buf: buf[at:], check: check, firstSegment: n}
 		if err := q.run(); err != nil {
-			return nil, err
+			return dst, err
 		}
 		n = end
 	}
 	if first+count == total {
 		buf = buf[:p.MessageLen-int64(first)*erasure.Column]
 	}
-	return buf, nil
+	return whole[:before+len(buf)], nil
 }
 
 // sliceRead reads a run of segments of one shard.

@@ -73,7 +73,7 @@ func (r *rig) heal(s *sample) {
 // mustFail asks for an error that names each bad shard and its store.
 func (r *rig) mustFail(reader *Reader, s *sample, bad int, how, when string) {
 	r.t.Helper()
-	_, err := reader.Segments(context.Background(), s.Pack, 0, s.Segments(), s.check)
+	_, err := reader.Segments(context.Background(), s.Pack, 0, s.Segments(), nil, s.check)
 	var few *TooFewError
 	if !errors.As(err, &few) {
 		r.t.Errorf("%s: error is %v", when, err)
@@ -230,7 +230,7 @@ func TestEveryRangeReadsAlsoDegraded(t *testing.T) {
 			}
 		}
 		for _, bad := range [][2]int{{-1, 1}, {0, 0}, {0, s.Segments() + 1}, {s.Segments(), 1}} {
-			if _, err := r.reader().Segments(context.Background(), s.Pack, bad[0], bad[1], s.check); err == nil {
+			if _, err := r.reader().Segments(context.Background(), s.Pack, bad[0], bad[1], nil, s.check); err == nil {
 				t.Errorf("segments %v were read", bad)
 			}
 		}
@@ -297,7 +297,7 @@ func TestACancelledReadIsNoDamage(t *testing.T) {
 			return storetest.Mishap{How: storetest.Fail, Err: context.Canceled}
 		})
 	}
-	if _, err := reader.Segments(ctx, s.Pack, 0, s.Segments(), s.check); !errors.Is(err, context.Canceled) {
+	if _, err := reader.Segments(ctx, s.Pack, 0, s.Segments(), nil, s.check); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 	if d := reader.Damage(); len(d) != 0 {

@@ -1,0 +1,365 @@
+package chunker
+
+import (
+	"encoding/binary"
+	"math/bits"
+)
+
+const (
+	// MinMatch is the shortest match that is worth an extent, in bytes.
+	MinMatch = 48
+	// Window is how far from its place in the base a Matcher looks, in bytes.
+	Window = 16 << 20
+
+	// tableBits: two anchors a slot, room for twice the anchors of a window of
+	// ±16 MiB. 4 MiB.
+	tableBits = 18
+	// probeReach is how far behind a change of the same length the match is
+	// tried again without an anchor.
+	probeReach = 64
+)
+
+// A Base is the earlier stream that new bytes are compared with, or several
+// of them end to end.
+type Base interface {
+	// Len is its length in bytes.
+	Len() int64
+	// At returns bytes from offset off on, at least one, or nil if they cannot
+	// be had. The slice is valid until the next call of At or Before.
+	At(off int64) []byte
+	// Before returns bytes up to offset off, at least one, or nil.
+	Before(off int64) []byte
+	// Anchors calls f with the anchors of a part of the base around offset off,
+	// each with its offset, and returns that part. An empty part means that
+	// nothing is known there.
+	Anchors(off int64, f func(end int64, hash uint32)) (from, to int64)
+}
+
+// A Match says that Len new bytes from At on are those of the base from From
+// on. It was compared byte by byte.
+type Match struct {
+	At, Len int
+	From    int64
+}
+
+// A Matcher finds in a base what new bytes of a stream repeat of it. It keeps
+// a place in the base, and near it looks up every anchor; elsewhere it looks
+// up some, when the place is lost. Time is linear in the new bytes whatever
+// they are: each anchor is tried against at most two places, no byte is
+// extended over more than a few times, and one far place is tried a run.
+//
+// It is not safe for concurrent use.
+type Matcher struct {
+	base   Base
+	sparse *Sparse // may be nil
+	place  int64   // where the next new byte would lie in the base
+
+	table  [][2]entry
+	lo, hi int64 // the part of the base whose anchors the table has
+
+	jumps map[int64]int // by diagonal, reused
+}
+
+// entry is an anchor of the base: the front of its offset is that of the
+// window.
+type entry struct {
+	hash uint32
+	end  uint32 // low bits of the offset; an empty entry has both zero
+}
+
+// NewMatcher returns a Matcher whose place is at offset place of the base.
+func NewMatcher(base Base, sparse *Sparse, place int64) *Matcher {
+	return &Matcher{base: base, sparse: sparse, place: place, lo: place, hi: place, jumps: map[int64]int{}}
+}
+
+// Place returns where in the base the next new byte is expected.
+func (m *Matcher) Place() int64 { return m.place }
+
+// Follow moves the place: the stream goes on at offset place of the base.
+func (m *Matcher) Follow(place int64) { m.place = place }
+
+// Match appends to found the parts of p that the base has too, in order and
+// without overlap. anchors are those of p. next is where in the base the byte
+// behind p lies, or -1 where that is not known.
+func (m *Matcher) Match(found []Match, p []byte, anchors []Anchor, next int64) []Match {
+	first := len(found)
+	found = m.near(found, p, anchors)
+	if m.sparse != nil && covered(found[first:]) < len(p)/4 {
+		if to, ok := m.jump(p, anchors); ok {
+			m.Follow(to)
+			found = m.near(found[:first], p, anchors)
+		}
+	}
+	return m.tail(found, first, p, next)
+}
+
+func covered(found []Match) (n int) {
+	for _, f := range found {
+		n += f.Len
+	}
+	return n
+}
+
+// near matches p around the place.
+func (m *Matcher) near(found []Match, p []byte, anchors []Anchor) []Match {
+	m.load()
+	place := m.place
+	done := 0 // p[:done] is matched or given up
+	// The place is the first guess; an anchor need not be near.
+	if n := m.common(p, place); n >= MinMatch {
+		found = append(found, Match{0, n, place})
+		done = n
+		found, done = m.probe(found, p, done)
+	}
+	for _, a := range anchors {
+		at := int(a.End)
+		if at < done {
+			continue
+		}
+		if f, ok := m.candidate(p, done, at, a.Hash, place+int64(at)); ok {
+			found = append(found, f)
+			done = f.At + f.Len
+			place = f.From - int64(f.At)
+			found, done = m.probe(found, p, done)
+		}
+	}
+	m.settle(found, p)
+	return found
+}
+
+// settle moves the place behind p, along the longest match of it.
+func (m *Matcher) settle(found []Match, p []byte) {
+	var best Match
+	for _, f := range found {
+		if f.Len > best.Len {
+			best = f
+		}
+	}
+	if n := len(found); n > 0 && best.Len > 0 {
+		// Of matches in one order the last is as good, and nearer to what comes.
+		if last := found[n-1]; last.From >= best.From && last.From-best.From < Window/4 {
+			best = last
+		}
+		m.place = best.From + int64(len(p)-best.At)
+	} else {
+		m.place += int64(len(p))
+	}
+	m.place = max(0, min(m.place, m.base.Len()))
+}
+
+// candidate returns the longest match through the anchor that ends at p[at],
+// of those that the table knows. It reaches back to p[done] at most.
+func (m *Matcher) candidate(p []byte, done, at int, hash uint32, near int64) (best Match, ok bool) {
+	for _, e := range m.table[hash>>(32-tableBits)] {
+		if e.hash != hash {
+			continue
+		}
+		end := near + int64(int32(e.end-uint32(near)))
+		if end < m.lo || end > m.hi {
+			continue
+		}
+		back := m.commonBack(p[done:at], end)
+		n := back + m.common(p[at:], end)
+		if n >= MinMatch && n > best.Len {
+			best, ok = Match{at - back, n, end - int64(back)}, true
+		}
+	}
+	return best, ok
+}
+
+// probe goes on after a change of the same length, like a page header or a
+// counter, without an anchor.
+func (m *Matcher) probe(found []Match, p []byte, done int) ([]Match, int) {
+	for {
+		last := found[len(found)-1]
+		d := last.From - int64(last.At)
+		var buf [probeReach + 32]byte
+		b := m.copyAt(buf[:], d+int64(done))
+		n := min(len(b), len(p)-done)
+		shift := 0
+		for k := 1; k+32 <= n; k++ {
+			if binary.LittleEndian.Uint64(b[k:]) == binary.LittleEndian.Uint64(p[done+k:]) && string(b[k:k+32]) == string(p[done+k:done+k+32]) {
+				shift = k
+				break
+			}
+		}
+		if shift == 0 {
+			return found, done
+		}
+		at := done + shift
+		n = m.common(p[at:], d+int64(at))
+		if n < MinMatch {
+			return found, done
+		}
+		found, done = append(found, Match{at, n, d + int64(at)}), at+n
+	}
+}
+
+// copyAt fills buf with bytes of the base, as far as there are any.
+func (m *Matcher) copyAt(buf []byte, off int64) []byte {
+	n := 0
+	for n < len(buf) && off >= 0 && off < m.base.Len() {
+		b := m.base.At(off)
+		if len(b) == 0 {
+			break
+		}
+		k := copy(buf[n:], b)
+		n, off = n+k, off+int64(k)
+	}
+	return buf[:n]
+}
+
+// tail matches the end of p backwards from what is known to come behind it.
+func (m *Matcher) tail(found []Match, first int, p []byte, next int64) []Match {
+	done := 0
+	if n := len(found); n > first {
+		done = found[n-1].At + found[n-1].Len
+	}
+	if next < 0 || done == len(p) {
+		return found
+	}
+	// Short ones count too: they join the match behind.
+	if n := m.commonBack(p[done:], next); n > 0 {
+		found = append(found, Match{len(p) - n, n, next - int64(n)})
+	}
+	return found
+}
+
+// jump looks for another place by the sparse table: a diagonal that two or
+// more anchors of p agree on, and the most of them.
+func (m *Matcher) jump(p []byte, anchors []Anchor) (to int64, ok bool) {
+	clear(m.jumps)
+	tried := 0
+	var best int64
+	for _, a := range anchors {
+		end, hit := m.sparse.Find(a.Hash)
+		if !hit {
+			continue
+		}
+		d := end - int64(a.End)
+		// Insertions and deletions shift the diagonal: a place is a neighbourhood.
+		key := d >> 14
+		m.jumps[key]++
+		m.jumps[key+1]++
+		for _, k := range [2]int64{key, key + 1} {
+			if m.jumps[k] >= 2 && m.jumps[k] > m.jumps[best] || !ok && m.jumps[k] >= 2 {
+				best, to, ok = k, d, true
+			}
+		}
+		if tried++; tried > 4096 {
+			break
+		}
+	}
+	if ok && to >= m.lo && to+int64(len(p)) <= m.hi {
+		return 0, false // it was looked at
+	}
+	return max(0, min(to, m.base.Len())), ok
+}
+
+// load brings the anchors of the window around the place into the table. After
+// a jump it starts with what is right there and grows from run to run, so that
+// a place which proves wrong costs little.
+func (m *Matcher) load() {
+	if m.table == nil {
+		m.table = make([][2]entry, 1<<tableBits)
+	}
+	if m.place < m.lo || m.place > m.hi {
+		m.lo, m.hi = m.place, m.place
+	}
+	for step := 0; step < 3 && m.hi < min(m.place+Window, m.base.Len()); step++ {
+		_, to := m.base.Anchors(m.hi, m.insert)
+		if to <= m.hi {
+			break
+		}
+		m.hi = to
+	}
+	for step := 0; step < 2 && m.lo > max(m.place-Window, 0); step++ {
+		from, _ := m.base.Anchors(m.lo-1, m.insert)
+		if from >= m.lo {
+			break
+		}
+		m.lo = from
+	}
+	m.lo = max(m.lo, m.place-Window-Window/2)
+	m.hi = min(m.hi, m.place+Window+Window/2)
+}
+
+func (m *Matcher) insert(end int64, hash uint32) {
+	slot := &m.table[hash>>(32-tableBits)]
+	if slot[0].hash == hash && slot[0].end == uint32(end) {
+		return
+	}
+	slot[1] = slot[0]
+	slot[0] = entry{hash, uint32(end)}
+}
+
+// common returns how many bytes of p the base has from off on.
+func (m *Matcher) common(p []byte, off int64) int {
+	n := 0
+	for n < len(p) && off >= 0 && off < m.base.Len() {
+		b := m.base.At(off)
+		if len(b) == 0 {
+			break
+		}
+		k := prefix(p[n:], b)
+		n += k
+		if k < len(b) {
+			break
+		}
+		off += int64(k)
+	}
+	return n
+}
+
+// commonBack returns how many bytes at the end of p the base has before off.
+func (m *Matcher) commonBack(p []byte, off int64) int {
+	n := 0
+	for n < len(p) && off > 0 && off <= m.base.Len() {
+		b := m.base.Before(off)
+		if len(b) == 0 {
+			break
+		}
+		k := suffix(p[:len(p)-n], b)
+		n += k
+		if k < len(b) {
+			break
+		}
+		off -= int64(k)
+	}
+	return n
+}
+
+// prefix returns the length of the common front of a and b.
+func prefix(a, b []byte) int {
+	n := min(len(a), len(b))
+	i := 0
+	for step := 64; i+step <= n && string(a[i:i+step]) == string(b[i:i+step]); {
+		i += step
+		step = min(2*step, 4096)
+	}
+	for ; i+8 <= n; i += 8 {
+		if x := binary.LittleEndian.Uint64(a[i:]) ^ binary.LittleEndian.Uint64(b[i:]); x != 0 {
+			return i + bits.TrailingZeros64(x)/8
+		}
+	}
+	for i < n && a[i] == b[i] {
+		i++
+	}
+	return i
+}
+
+// suffix returns the length of the common end of a and b.
+func suffix(a, b []byte) int {
+	n := min(len(a), len(b))
+	a, b = a[len(a)-n:], b[len(b)-n:]
+	i := n
+	for ; i >= 8; i -= 8 {
+		if x := binary.LittleEndian.Uint64(a[i-8:]) ^ binary.LittleEndian.Uint64(b[i-8:]); x != 0 {
+			return n - i + bits.LeadingZeros64(x)/8
+		}
+	}
+	for i > 0 && a[i-1] == b[i-1] {
+		i--
+	}
+	return n - i
+}
