@@ -1,6 +1,7 @@
 package chunker
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/bits"
 )
@@ -17,6 +18,8 @@ const (
 	// probeReach is how far behind a change of the same length the match is
 	// tried again without an anchor.
 	probeReach = 64
+	// maxShift bounds how far a border between matches moves.
+	maxShift = 256
 )
 
 // A Base is the earlier stream that new bytes are compared with, or several
@@ -118,6 +121,8 @@ func (m *Matcher) near(found []Match, p []byte, anchors []Anchor) []Match {
 		}
 		if f, ok := m.candidate(p, done, at, a.Hash, place+int64(at)); ok {
 			found = append(found, f)
+			m.shift(found, p)
+			f = found[len(found)-1]
 			done = f.At + f.Len
 			place = f.From - int64(f.At)
 			found, done = m.probe(found, p, done)
@@ -221,8 +226,33 @@ func (m *Matcher) tail(found []Match, first int, p []byte, next int64) []Match {
 	// Short ones count too: they join the match behind.
 	if n := m.commonBack(p[done:], next); n > 0 {
 		found = append(found, Match{len(p) - n, n, next - int64(n)})
+		if len(found)-first > 1 {
+			m.shift(found, p)
+		}
 	}
 	return found
+}
+
+// shift moves the border between the last two matches to the left, as the bytes
+// allow, to where a line begins, if nothing lies between them. Where a row was deleted, the
+// match before it goes on into the front that rows share; a row inserted there
+// a week later would cut that front off as an extent of its own.
+func (m *Matcher) shift(found []Match, p []byte) {
+	n := len(found)
+	if n < 2 {
+		return
+	}
+	a, b := &found[n-2], &found[n-1]
+	if a.At+a.Len != b.At {
+		return
+	}
+	k := m.commonBack(p[b.At-min(maxShift, max(a.Len-MinMatch, 0)):b.At], b.From)
+	// Lines begin behind a line feed; elsewhere as far as it goes.
+	if i := bytes.LastIndexByte(p[b.At-k:b.At], '\n'); i >= 0 {
+		k -= i + 1
+	}
+	a.Len -= k
+	b.At, b.Len, b.From = b.At-k, b.Len+k, b.From-int64(k)
 }
 
 // jump looks for another place by the sparse table: a diagonal that two or

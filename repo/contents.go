@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -94,29 +93,11 @@ type Contents struct {
 	Roots       []Root          `json:"roots"`
 }
 
-// extentLen is the length of an extent in the extent list: block 4, offset 3,
-// length 3, big-endian.
-const extentLen = 10
-
 // An Extent is a range of bytes inside a block before compression.
 type Extent struct {
 	Block  uint32
 	Offset uint32
 	Length uint32
-}
-
-func (e Extent) append(b []byte) []byte {
-	b = binary.BigEndian.AppendUint32(b, e.Block)
-	return append(b, byte(e.Offset>>16), byte(e.Offset>>8), byte(e.Offset), byte(e.Length>>16), byte(e.Length>>8), byte(e.Length))
-}
-
-func parseExtent(b []byte) (Extent, error) {
-	e := Extent{
-		Block:  binary.BigEndian.Uint32(b),
-		Offset: uint32(b[4])<<16 | uint32(b[5])<<8 | uint32(b[6]),
-		Length: uint32(b[7])<<16 | uint32(b[8])<<8 | uint32(b[9]),
-	}
-	return e, e.check()
 }
 
 func (e Extent) check() error {

@@ -363,6 +363,7 @@ func TestGoldenRepositoryHoldsTheFormatsCases(t *testing.T) {
 			seen["empty stream"] = seen["empty stream"] || st.Length == 0
 			seen["page stream"] = seen["page stream"] || st.PageSize > 0
 			seen["stream over several blocks"] = seen["stream over several blocks"] || st.Length > 1<<20
+			seen["stream of many extents"] = seen["stream of many extents"] || st.Extents > 40
 			seen["name that is no file name"] = seen["name that is no file name"] || strings.ContainsAny(st.Name, "/")
 		}
 		codecs, err := repo.Codecs(ctx, o)
@@ -373,7 +374,7 @@ func TestGoldenRepositoryHoldsTheFormatsCases(t *testing.T) {
 		seen["zstd block"] = seen["zstd block"] || codecs[1] > 0
 	}
 	for _, what := range []string{"several segments", "pack of an earlier snapshot", "empty stream", "page stream",
-		"stream over several blocks", "name that is no file name", "raw block", "zstd block"} {
+		"stream over several blocks", "stream of many extents", "name that is no file name", "raw block", "zstd block"} {
 		if !seen[what] {
 			t.Errorf("no %s", what)
 		}

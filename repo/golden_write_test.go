@@ -14,6 +14,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -55,7 +56,7 @@ func (s goldenSigner) Public() [32]byte { return s.Signer.Public() }
 
 var goldenTime = time.Date(2026, 1, 4, 2, 0, 0, 0, time.UTC)
 
-// writeGolden makes the repository anew: two weeks of one dataset.
+// writeGolden makes the repository anew: three weeks of one dataset.
 func writeGolden(t *testing.T) {
 	t.Helper()
 	if err := errors.Join(os.RemoveAll(goldenDir), os.MkdirAll(goldenDir, 0o755)); err != nil {
@@ -79,9 +80,9 @@ func writeGolden(t *testing.T) {
 	}
 	holder, clock := &goldenKeys{kit: g.kit}, goldenTime
 	config := repo.SaveConfig{Dataset: repo.ID(g.Dataset), Dir: state, Spool: spool, Keys: holder, Signer: signer,
-		TenantKey: g.kit.Key.Fingerprint, Incarnation: 1, PerGeneration: 26,
+		TenantKey: g.kit.Key.Fingerprint, Incarnation: 1, PerGeneration: 26, BaseCache: 1 << 30,
 		Now: func() time.Time { clock = clock.Add(time.Minute); return clock }, Log: t.Logf}
-	for week := range 2 {
+	for week := range 3 {
 		saveGolden(t, g, config, week)
 		clock = clock.Add(7 * 24 * time.Hour)
 	}
@@ -160,8 +161,9 @@ type goldenInput struct {
 	data       []byte
 }
 
-// goldenStreams is what a week holds. All that is new in the second is noise,
-// so that its block is stored raw.
+// goldenStreams is what a week holds. In the second rows went and moved, so
+// that their stream is many extents of the first week's blocks. All that is new
+// in the third is noise, so that its block is stored raw.
 func goldenStreams(week int) []goldenInput {
 	noise := func(n int, seed byte) []byte {
 		b := make([]byte, n)
@@ -172,16 +174,26 @@ func goldenStreams(week int) []goldenInput {
 	for i := 0; rows.Len() < 1<<20+300<<10; i++ {
 		fmt.Fprintf(&rows, "%d\tcustomer %d\tDüsseldorf\t2026-01-%02d\tsome words that every row repeats, and some more of them\n", i, i/3, i%28+1)
 	}
+	table := rows.Bytes()
+	if week > 0 {
+		var kept [][]byte
+		for i, line := range bytes.SplitAfter(table, []byte("\n")) {
+			if i%300 != 7 {
+				kept = append(kept, line)
+			}
+		}
+		table = bytes.Join(append(slices.Clone(kept[3000:]), kept[:3000]...), nil)
+	}
 	pages := bytes.Repeat([]byte("page of a database file\x00"), 4096/24+1)[:4096]
 	pages = append(bytes.Repeat(pages, 5), noise(4096, 1)...)
 	in := []goldenInput{
-		{"public/customers", "rows", 0, rows.Bytes()},
+		{"public/customers", "rows", 0, table},
 		{"empty", "opaque", 0, nil},
 		{"one byte", "opaque", 0, []byte("x")},
 		{"database", "pages", 4096, pages},
 		{"noise", "opaque", 0, noise(20<<10, 2)},
 	}
-	if week > 0 {
+	if week > 1 {
 		copy(pages[2*4096:], noise(4096, 3))
 		in = append(in, goldenInput{"new", "opaque", 0, noise(9000, 4)})
 	}

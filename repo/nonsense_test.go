@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,14 +116,14 @@ func (w *world) commitWithTable(s *Saver, change func(*Saver)) error {
 		return err
 	}
 	var table []byte
-	var lists []io.Reader
+	list := &listEncoder{check: s.inBlock}
 	c := &Contents{}
 	for _, st := range s.streams {
 		c.Streams = append(c.Streams, st.info)
-		lists = append(lists, st.extents.reader())
+		list.streams = append(list.streams, st.extents.reader())
 	}
 	var err error
-	if c.ExtentList, err = s.addList(ctx, listOfExtents, io.MultiReader(lists...)); err != nil {
+	if c.ExtentList, err = s.addList(ctx, listOfExtents, list); err != nil {
 		return err
 	}
 	good := slices.Clone(s.packer.table)

@@ -43,7 +43,7 @@ func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key S
 		return nil, fmt.Errorf("snapshot %s: %w", s.ID(), err)
 	}
 	o := &Opened{snap: s, contents: contents, streams: map[string]placed{}}
-	at, most := int64(0), contents.ExtentList.Length/extentLen
+	at, most := int64(0), contents.ExtentList.Length/listRecord
 	for _, st := range contents.Streams {
 		if _, twice := o.streams[st.Name]; twice || st.Name == "" || st.Length < 0 || st.Extents < 0 || st.Extents > most-at {
 			return nil, fmt.Errorf("snapshot %s: %w: stream %q", s.ID(), ErrIntegrity, st.Name)
@@ -51,7 +51,7 @@ func openSnapshot(ctx context.Context, inv *spread.Inventory, s *Snapshot, key S
 		o.streams[st.Name] = placed{st, at}
 		at += st.Extents
 	}
-	if at*extentLen != contents.ExtentList.Length || contents.ExtentList.Length != contents.ExtentList.bytes() {
+	if at*listRecord != contents.ExtentList.Length || contents.ExtentList.Length != contents.ExtentList.bytes() {
 		return nil, fmt.Errorf("snapshot %s: %w: %d extents in a list of %d bytes", s.ID(), ErrIntegrity, at, contents.ExtentList.Length)
 	}
 	roots := map[uint32]pack.Entry{}
@@ -136,24 +136,27 @@ type listReader struct {
 	list List
 }
 
-// extentsFrom returns an iterator over the extents from index i on.
-func (l *listReader) extentsFrom(ctx context.Context, i int64) func() (Extent, error) {
-	var buf []byte
-	off := i * extentLen
+// extents returns an iterator over the n extents of a stream from index i on.
+func (l *listReader) extents(ctx context.Context, i, n int64) func() (Extent, error) {
+	var group []Extent
+	at := 0
 	return func() (Extent, error) {
-		if len(buf) == 0 {
-			b, err := l.at(ctx, off, min(l.list.Length-off, 8192*extentLen))
+		if at == len(group) {
+			if n == 0 {
+				return Extent{}, io.EOF
+			}
+			k := min(n, groupExtents)
+			b, err := l.at(ctx, i*listRecord, k*listRecord)
+			if err == nil {
+				group, err = decodeGroup(group[:0], b)
+			}
 			if err != nil {
 				return Extent{}, fmt.Errorf("extent list: %w", err)
 			}
-			buf, off = b, off+int64(len(b))
+			at, i, n = 0, i+k, n-k
 		}
-		if len(buf) < extentLen {
-			return Extent{}, fmt.Errorf("%w: extent list ends too early", ErrIntegrity)
-		}
-		e, err := parseExtent(buf[:extentLen])
-		buf = buf[extentLen:]
-		return e, err
+		at++
+		return group[at-1], nil
 	}
 }
 
@@ -205,23 +208,11 @@ func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCl
 		return nil, fmt.Errorf("stream %q has no bytes [%d, +%d)", name, off, n)
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, next: o.boundedExtents(ctx, s)}
+	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, next: o.extents.extents(ctx, s.first, s.Extents)}
 	if off == 0 && n == s.Length {
 		r.whole, r.want = blake3.New(), s.BLAKE3
 	}
 	return r, nil
-}
-
-// boundedExtents iterates over the extents of one stream.
-func (o *Opened) boundedExtents(ctx context.Context, s placed) func() (Extent, error) {
-	next, left := o.extents.extentsFrom(ctx, s.first), s.Extents
-	return func() (Extent, error) {
-		if left == 0 {
-			return Extent{}, io.EOF
-		}
-		left--
-		return next()
-	}
 }
 
 // streamReader reads extents in order. It looks ahead, so that blocks are

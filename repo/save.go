@@ -1,9 +1,7 @@
 package repo
 
 import (
-	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -209,6 +207,15 @@ func (s strictReader) Read(p []byte) (int, error) {
 // holds reports whether an extent from a map lies in a block that exists.
 func (s *Saver) holds(e Extent) bool { return within(s.tables, e) }
 
+// inBlock is a last look, whatever the maps said: an extent of no block would
+// be a snapshot that cannot be restored.
+func (s *Saver) inBlock(e Extent) error {
+	if !within(s.packer.table, e) {
+		return fmt.Errorf("extent %+v is in no block", e)
+	}
+	return nil
+}
+
 func within(table []pack.Entry, e Extent) bool {
 	return int(e.Block) < len(table) && e.Offset+e.Length <= table[e.Block].Raw
 }
@@ -326,14 +333,14 @@ func (s *Saver) finishContents(ctx context.Context, c Commit) (*Contents, error)
 	}
 	slices.SortFunc(s.streams, func(a, b savedStream) int { return a.order - b.order })
 	contents := &Contents{Description: c.Description, Detail: c.Detail, Streams: []Stream{}}
-	var lists []io.Reader
+	list := &listEncoder{check: s.inBlock}
 	for _, st := range s.streams {
 		st.info.Facts = c.Facts[st.info.Name]
 		contents.Streams = append(contents.Streams, st.info)
-		lists = append(lists, st.extents.reader())
+		list.streams = append(list.streams, st.extents.reader())
 	}
 	var err error
-	if contents.ExtentList, err = s.addList(ctx, listOfExtents, s.checked(io.MultiReader(lists...))); err != nil {
+	if contents.ExtentList, err = s.addList(ctx, listOfExtents, list); err != nil {
 		return nil, err
 	}
 	var table []byte
@@ -384,7 +391,7 @@ func (s *Saver) addList(ctx context.Context, name string, r io.Reader) (List, er
 }
 
 // listLeast is the shortest match in a list: its extents stand in the manifest
-// as they are, and a record of the list is ten bytes only.
+// as they are, and a record of the list is worth three bytes.
 const listLeast = 256
 
 // submitShared hands over the block that streams share.
@@ -397,39 +404,6 @@ func (s *Saver) submitShared() error {
 		return nil
 	}
 	return s.packer.submit(b)
-}
-
-// checked reads a list of extents and refuses one that lies in no block: a
-// last look, whatever the maps said, for it would be a snapshot that cannot be
-// restored.
-func (s *Saver) checked(r io.Reader) io.Reader {
-	return &extentChecker{r: bufio.NewReaderSize(r, 64<<10), table: s.packer.table}
-}
-
-type extentChecker struct {
-	r     *bufio.Reader
-	table []pack.Entry
-	buf   [512 * extentLen]byte
-	left  []byte // of buf, checked and not yet handed out
-}
-
-func (c *extentChecker) Read(p []byte) (int, error) {
-	if len(c.left) == 0 {
-		n, err := io.ReadFull(c.r, c.buf[:])
-		if n == 0 || n%extentLen != 0 {
-			return 0, cmp.Or(err, io.ErrUnexpectedEOF)
-		}
-		for at := 0; at < n; at += extentLen {
-			e, err := parseExtent(c.buf[at : at+extentLen])
-			if err != nil || !within(c.table, e) {
-				return 0, fmt.Errorf("internal error: extent %+v is in no block", e)
-			}
-		}
-		c.left = c.buf[:n]
-	}
-	n := copy(p, c.left)
-	c.left = c.left[n:]
-	return n, nil
 }
 
 // roots returns where the blocks of the lists lie, each once.

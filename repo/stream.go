@@ -342,11 +342,26 @@ func (w *streamWriter) flush(u *unit) error {
 	if !ok || !w.sim.accept(w.list, r.n) {
 		return w.literal(u, r.at, r.at+r.n)
 	}
-	for _, e := range w.list {
+	// The ends of a match may reach some bytes over the border of an extent by
+	// chance: as an extent they cost more than as bytes.
+	list, from, to := w.list, r.at, r.at+r.n
+	for len(list) > 1 && list[0].Length < tinyExtent {
+		from, list = from+int(list[0].Length), list[1:]
+	}
+	for n := len(list) - 1; n > 0 && list[n].Length < tinyExtent; n-- {
+		to, list = to-int(list[n].Length), list[:n]
+	}
+	if err := w.literal(u, r.at, from); err != nil {
+		return err
+	}
+	for _, e := range list {
 		w.emit(e)
 	}
-	return nil
+	return w.literal(u, to, r.at+r.n)
 }
+
+// tinyExtent bytes and more are worth an extent of their own.
+const tinyExtent = 12
 
 // emit adds an extent to the stream.
 func (w *streamWriter) emit(e Extent) {

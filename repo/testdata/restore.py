@@ -21,8 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 
-class Refused(Exception):
-    """Something is not as the page says."""
+class Refused(Exception): """Something is not as the page says."""
 
 def must(holds, *what):
     if not holds:
@@ -35,7 +34,6 @@ number = lambda b: int.from_bytes(b, "big")
 up = lambda a, b: -(-a // b)  # division, rounded up
 
 class Fields:
-    """Takes fields off the front of a record."""
     def __init__(self, data, what):
         self.data, self.at, self.what = data, 0, what
     def take(self, n):
@@ -44,10 +42,8 @@ class Fields:
         return self.data[self.at - n:self.at]
     def unpack(self, layout):
         return struct.unpack(layout, self.take(struct.calcsize(layout)))
-
 # ---- section 3: keys of objects; section 4: FLOE messages --------------------------------------------------------
 SEGMENT, OVERHEAD, PACK, PART1, PART2 = 65536, 32, 1, 2, 3  # the last three: kinds of objects
-
 def open_object(secret, kind, m, ident, header, segments):
     """The plaintext of a pack or sealed part; `segments` has the length that the manifest gives."""
     key = HKDF(SHA384(), 32, None, b"strongroom/1" + bytes([kind]) + m.generation + ident).derive(secret)
@@ -67,11 +63,9 @@ def open_object(secret, kind, m, ident, header, segments):
 def padme(n):
     drop = max(0, n.bit_length() - 1 - (n.bit_length() - 1).bit_length())
     return up(n, 1 << drop) << drop
-
 # ---- section 5: packs and blocks ---------------------------------------------------------------------------------
 BLOCK_MAX, PACK_MAX = 1 << 20, 512 * (SEGMENT - OVERHEAD)
 Entry = collections.namedtuple("Entry", "index offset stored raw codec")
-
 def checked(e):
     must(1 <= e.stored <= e.raw <= BLOCK_MAX and 0 <= e.offset <= PACK_MAX - e.stored and e.codec in (0, 1)
          and (e.codec == 1 or e.stored == e.raw), "block entry", e)
@@ -109,7 +103,6 @@ def crc32c(data):
     return functools.reduce(lambda crc, byte: CRC[(crc ^ byte) & 0xff] ^ crc >> 8, data, 0xffffffff) ^ 0xffffffff
 
 CRC = [functools.reduce(lambda c, _: c >> 1 ^ (0x82f63b78 if c & 1 else 0), range(8), n) for n in range(256)]
-
 # ---- section 6: shards, and Reed-Solomon over GF(2^8) ------------------------------------------------------------
 EXP = [1]
 while len(EXP) < 510:
@@ -151,10 +144,8 @@ def fetch_pack(found, m, pack):
     joined = b"".join(slices(pack.k, have))
     must(not any(joined[pack.length:]), "pack", pack.number, "has something behind its last segment")
     return check_pack(open_object(m.key, PACK, m, pack.id, pack.header, joined[:pack.length]))
-
 # ---- section 7: manifests ----------------------------------------------------------------------------------------
 Pack = collections.namedtuple("Pack", "number id encode length k n header hashes")
-
 class Manifest:
     """A manifest whose signature is good, by the key that it names itself."""
     def __init__(self, data):
@@ -209,7 +200,6 @@ def manifests(found, tenant, boxes):
         except (Refused, InvalidSignature, OSError) as err:
             warn(f"{path}: {str(err) or 'bad signature'}")
     return sorted(accepted.values(), key=lambda m: (m.dataset, m.epoch, m.sequence))
-
 # ---- BLAKE3 (its paper, section 2): many nodes at once, each in a 64-bit lane of long integers --------------------
 IV = (0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19)
 START, END, PARENT, ROOT, ORDER = 1, 2, 4, 8, (2, 6, 3, 10, 7, 0, 4, 13, 1, 11, 12, 5, 9, 14, 15, 8)
@@ -264,8 +254,19 @@ class Blake3:
         nodes = leaves(self.rest[:n << 10], n, first, False) if n else []
         nodes += leaves(self.rest[n << 10:], 1, first + n, first + n == 0)
         return struct.pack("<8I", *join(self.trees + [join(nodes, False)] if self.trees else nodes, True)).hex()
-
 # ---- section 7, sealed part 2: from contents to bytes ---------------------------------------------------------------
+def extents_of(listed, count):
+    """Groups of up to 16,384 records, each as eleven planes of bytes; yields block, offset and length."""
+    for at in range(0, count, 16384):
+        n, recent = min(16384, count - at), []  # recent: block and end, last used first
+        for rank, *r in zip(*(listed[11 * at + n * j:11 * at + n * (j + 1)] for j in range(11))):
+            known, block = rank < len(recent), number(r[:4])
+            must(known and block == 0 or rank == 255 and block not in (b for b, _ in recent), "extent list: rank", rank)
+            block, end = recent.pop(rank) if known else (block, 0)
+            offset, length = (end + number(r[4:7])) % (1 << 24), number(r[7:])
+            recent = [(block, offset + length), *recent[:254]]
+            yield block, offset, length
+
 class Snapshot:
     def __init__(self, found, m, key):
         m.key, self.m = key, m
@@ -277,9 +278,9 @@ class Snapshot:
         must(len(self.places) == len(c["roots"]), "roots: a block twice")
         table, listed = (b"".join(self.read(c[n], c[n]["extents"], n)) for n in ("block_table", "extent_list"))
         self.places = {**{n: e for n, e in enumerate(read_table(table)) if e}, **self.places}
-        records = ([number(r[:4]), number(r[4:7]), number(r[7:])] for r in (listed[i:i + 10] for i in range(0, len(listed), 10)))
-        self.streams = [(s, list(itertools.islice(records, s["extents"]))) for s in c["streams"]]
-        must(len(listed) == 10 * sum(s["extents"] for s in c["streams"]), "extent list: length")
+        starts = [0, *itertools.accumulate(11 * s["extents"] for s in c["streams"])]
+        must(len(listed) == starts[-1], "extent list: length")
+        self.streams = [(s, list(extents_of(listed[at:], s["extents"]))) for s, at in zip(c["streams"], starts)]
         must(all(s.keys() - {"page_size", "facts"} == {"name", "kind", "length", "blake3", "extents"} for s in c["streams"])
              and len({s["name"] for s in c["streams"]} - {""}) == len(c["streams"]), "streams: fields, or not each its own name")
 
@@ -314,8 +315,7 @@ def restore(snapshot, target, only):
             print(s["length"], path, json.dumps(s["name"]))
 
 def read_key(path):
-    text = (sys.stdin.buffer.read() if path == "-" else read_file(path)).decode()
-    return bytes.fromhex(re.fullmatch("([0-9a-f]{64})\n?", text)[1])
+    return bytes.fromhex(re.fullmatch("([0-9a-f]{64})\n?", (sys.stdin.buffer.read() if path == "-" else read_file(path)).decode())[1])
 
 def box_key(text):
     key, first, last = re.fullmatch("([0-9a-f]{64})(?::([0-9]+)-([0-9]+))?", text).groups("0")
