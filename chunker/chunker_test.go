@@ -42,8 +42,8 @@ func cuts(t *testing.T, r io.Reader, page int) (lens []int, all []byte) {
 	}
 }
 
-// reference is the definition in its plainest form: one loop, no unrolling.
-func reference(p []byte) int {
+// plainCut is the definition in its plainest form: one loop, no unrolling.
+func plainCut(p []byte) int {
 	var h uint64
 	for i := MinSize - warmUp; i < min(len(p), MaxSize); i++ {
 		h = h<<1 + gear[p[i]]
@@ -60,7 +60,7 @@ func TestCutFollowsTheDefinition(t *testing.T) {
 	for len(data) > 0 {
 		got, want := Cut(data), len(data)
 		if len(data) > MinSize {
-			want = reference(data)
+			want = plainCut(data)
 		}
 		if got != want {
 			t.Fatalf("%d bytes before the end: cut %d, want %d", len(data), got, want)

@@ -2,8 +2,10 @@ package chunker
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"math/bits"
+	"slices"
 )
 
 const (
@@ -18,6 +20,12 @@ const (
 	// probeReach is how far behind a change of the same length the match is
 	// tried again without an anchor.
 	probeReach = 64
+	// stride bytes are matched at a time, so that the place follows the stream.
+	stride = 64 << 10
+	// farLeast bytes without a match, and more, are looked for elsewhere.
+	farLeast = 2 << 10
+	// maxJumps bounds how many other places a stride tries.
+	maxJumps = 6
 	// maxShift bounds how far a border between matches moves.
 	maxShift = 256
 )
@@ -60,7 +68,8 @@ type Matcher struct {
 	table  [][2]entry
 	lo, hi int64 // the part of the base whose anchors the table has
 
-	jumps map[int64]int // by diagonal, reused
+	jumps map[int64]int // by neighbourhood, reused
+	seen  []Match       // of far
 }
 
 // entry is an anchor of the base: the front of its offset is that of the
@@ -86,68 +95,110 @@ func (m *Matcher) Follow(place int64) { m.place = place }
 // behind p lies, or -1 where that is not known.
 func (m *Matcher) Match(found []Match, p []byte, anchors []Anchor, next int64) []Match {
 	first := len(found)
-	found = m.near(found, p, anchors)
-	if m.sparse != nil && covered(found[first:]) < len(p)/4 {
-		if to, ok := m.jump(p, anchors); ok {
-			m.Follow(to)
-			found = m.near(found[:first], p, anchors)
+	for lo := 0; lo < len(p); lo += stride {
+		hi := min(lo+stride, len(p))
+		var part []Anchor
+		part, anchors = split(anchors, hi)
+		at := len(found)
+		found = m.near(found, p, lo, hi, part)
+		if m.sparse != nil {
+			found = m.far(found, at, p, lo, hi, part)
 		}
 	}
 	return m.tail(found, first, p, next)
 }
 
-func covered(found []Match) (n int) {
-	for _, f := range found {
-		n += f.Len
-	}
-	return n
+// split parts anchors behind offset at.
+func split(anchors []Anchor, at int) (before, behind []Anchor) {
+	i, _ := slices.BinarySearchFunc(anchors, uint32(at)+1, func(a Anchor, at uint32) int { return cmp.Compare(a.End, at) })
+	return anchors[:i], anchors[i:]
 }
 
-// near matches p around the place.
-func (m *Matcher) near(found []Match, p []byte, anchors []Anchor) []Match {
+// far looks elsewhere for what near left of p[lo:hi], whose matches are
+// found[at:], and puts it in between.
+func (m *Matcher) far(found []Match, at int, p []byte, lo, hi int, anchors []Anchor) []Match {
+	m.seen = append(m.seen[:0], found[at:]...)
+	m.seen = append(m.seen, Match{At: hi})
+	found = found[:at]
+	for jumps := 0; len(m.seen) > 0; {
+		next := m.seen[0]
+		var gap []Anchor
+		_, gap = split(anchors, lo)
+		gap, _ = split(gap, next.At)
+		for jumps < maxJumps && next.At-lo >= farLeast {
+			to, ok := m.jump(lo, next.At, gap)
+			if !ok {
+				break
+			}
+			jumps++
+			m.Follow(to)
+			k := len(found)
+			if found = m.near(found, p, lo, next.At, gap); len(found) == k {
+				break
+			}
+			// What is left behind the last match may have come from a third place.
+			lo = found[len(found)-1].At + found[len(found)-1].Len
+			_, gap = split(gap, lo)
+		}
+		if next.Len > 0 {
+			found = append(found, next)
+		}
+		lo = next.At + next.Len
+		m.seen = m.seen[1:]
+	}
+	return found
+}
+
+// near matches p[lo:hi] around the place.
+func (m *Matcher) near(found []Match, p []byte, lo, hi int, anchors []Anchor) []Match {
 	m.load()
-	place := m.place
-	done := 0 // p[:done] is matched or given up
+	first := len(found)
+	d := m.place - int64(lo) // the diagonal: base offset less new offset
+	done := lo               // p[:done] is matched or given up
 	// The place is the first guess; an anchor need not be near.
-	if n := m.common(p, place); n >= MinMatch {
-		found = append(found, Match{0, n, place})
-		done = n
-		found, done = m.probe(found, p, done)
+	if n := m.common(p[lo:hi], m.place); n >= MinMatch || n > 0 && first > 0 && adjoins(found[first-1], lo, m.place) {
+		found = append(found, Match{lo, n, m.place})
+		found, done = m.probe(found, p[:hi], lo+n)
 	}
 	for _, a := range anchors {
 		at := int(a.End)
 		if at < done {
 			continue
 		}
-		if f, ok := m.candidate(p, done, at, a.Hash, place+int64(at)); ok {
+		if f, ok := m.candidate(p[:hi], done, at, a.Hash, d+int64(at)); ok {
 			found = append(found, f)
-			m.shift(found, p)
-			f = found[len(found)-1]
-			done = f.At + f.Len
-			place = f.From - int64(f.At)
-			found, done = m.probe(found, p, done)
+			if len(found)-first > 1 {
+				m.shift(found, p)
+			}
+			d = f.From - int64(f.At)
+			found, done = m.probe(found, p[:hi], f.At+f.Len)
 		}
 	}
-	m.settle(found, p)
+	m.settle(found[first:], lo, hi)
 	return found
 }
 
-// settle moves the place behind p, along the longest match of it.
-func (m *Matcher) settle(found []Match, p []byte) {
+// adjoins reports whether a match ends where bytes at and place begin.
+func adjoins(f Match, at int, place int64) bool {
+	return f.At+f.Len == at && f.From+int64(f.Len) == place
+}
+
+// settle moves the place behind p[lo:hi], along the longest match of it.
+func (m *Matcher) settle(found []Match, lo, hi int) {
 	var best Match
 	for _, f := range found {
 		if f.Len > best.Len {
 			best = f
 		}
 	}
-	if n := len(found); n > 0 && best.Len > 0 {
+	if best.Len > 0 {
 		// Of matches in one order the last is as good, and nearer to what comes.
-		if last := found[n-1]; last.From >= best.From && last.From-best.From < Window/4 {
+		if last := found[len(found)-1]; last.From >= best.From && last.From-best.From < Window/4 {
 			best = last
 		}
-		m.place = best.From + int64(len(p)-best.At)
+		m.place = best.From + int64(hi-best.At)
 	} else {
-		m.place += int64(len(p))
+		m.place += int64(hi - lo)
 	}
 	m.place = max(0, min(m.place, m.base.Len()))
 }
@@ -192,8 +243,7 @@ func (m *Matcher) probe(found []Match, p []byte, done int) ([]Match, int) {
 			return found, done
 		}
 		at := done + shift
-		n = m.common(p[at:], d+int64(at))
-		if n < MinMatch {
+		if n = m.common(p[at:], d+int64(at)); n < MinMatch {
 			return found, done
 		}
 		found, done = append(found, Match{at, n, d + int64(at)}), at+n
@@ -255,35 +305,28 @@ func (m *Matcher) shift(found []Match, p []byte) {
 	b.At, b.Len, b.From = b.At-k, b.Len+k, b.From-int64(k)
 }
 
-// jump looks for another place by the sparse table: a diagonal that two or
-// more anchors of p agree on, and the most of them.
-func (m *Matcher) jump(p []byte, anchors []Anchor) (to int64, ok bool) {
+// jump looks for another place for p[lo:hi], whose anchors are given, by the
+// sparse table: a neighbourhood that two or more of them agree on, the first.
+func (m *Matcher) jump(lo, hi int, anchors []Anchor) (to int64, ok bool) {
 	clear(m.jumps)
-	tried := 0
-	var best int64
 	for _, a := range anchors {
 		end, hit := m.sparse.Find(a.Hash)
 		if !hit {
 			continue
 		}
 		d := end - int64(a.End)
-		// Insertions and deletions shift the diagonal: a place is a neighbourhood.
-		key := d >> 14
-		m.jumps[key]++
-		m.jumps[key+1]++
-		for _, k := range [2]int64{key, key + 1} {
-			if m.jumps[k] >= 2 && m.jumps[k] > m.jumps[best] || !ok && m.jumps[k] >= 2 {
-				best, to, ok = k, d, true
+		// Insertions and deletions shift the diagonal.
+		for key := d >> 14; key <= d>>14+1; key++ {
+			if m.jumps[key]++; m.jumps[key] < 2 {
+				continue
 			}
-		}
-		if tried++; tried > 4096 {
-			break
+			if to = d + int64(lo); to >= m.lo && to+int64(hi-lo) <= m.hi {
+				break // it was looked at
+			}
+			return max(0, min(to, m.base.Len())), true
 		}
 	}
-	if ok && to >= m.lo && to+int64(len(p)) <= m.hi {
-		return 0, false // it was looked at
-	}
-	return max(0, min(to, m.base.Len())), ok
+	return 0, false
 }
 
 // load brings the anchors of the window around the place into the table. After

@@ -15,7 +15,7 @@ type Sparse struct {
 // NewSparse returns a table for a base of n bytes.
 func NewSparse(n int64) *Sparse {
 	s := &Sparse{}
-	want := n / 128 // anchors
+	want := n / 256 // half of the anchors
 	for want > sparseSlots/2 {
 		want /= 2
 		s.mask = s.mask<<1 | 1
