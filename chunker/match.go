@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"math"
 	"math/bits"
 	"slices"
 )
@@ -20,6 +21,18 @@ const (
 	// probeReach is how far behind a change of the same length the match is
 	// tried again without an anchor.
 	probeReach = 64
+	// Short matches count this near to the place, elsewhere those of longMatch
+	// bytes and more. A moved row that is matched across a large base saves some
+	// bytes once, and for all later weeks makes a reader keep one more block at
+	// hand: of 26 weeks of a 90 MB dump the last stored twice as much for it, as
+	// the reader's cache overflowed. A base that the cache holds whole has no
+	// such cost.
+	shortReach = 1 << 20
+	longMatch  = 1 << 10
+	smallBase  = 24 << 20
+	// neighbourhood is how far apart diagonals are that mean one place:
+	// insertions and deletions shift them.
+	neighbourhood = 16 << 10
 	// stride bytes are matched at a time, so that the place follows the stream.
 	stride = 64 << 10
 	// farLeast bytes without a match, and more, are looked for elsewhere.
@@ -68,6 +81,10 @@ type Matcher struct {
 	table  [][2]entry
 	lo, hi int64 // the part of the base whose anchors the table has
 
+	reach int64    // how far from the place short matches count
+	votes [8]int64 // diagonals of anchors that lie farther
+	voted int      // how many were noted
+
 	jumps map[int64]int // by neighbourhood, reused
 	seen  []Match       // of far
 }
@@ -81,7 +98,14 @@ type entry struct {
 
 // NewMatcher returns a Matcher whose place is at offset place of the base.
 func NewMatcher(base Base, sparse *Sparse, place int64) *Matcher {
-	return &Matcher{base: base, sparse: sparse, place: place, lo: place, hi: place, jumps: map[int64]int{}}
+	m := &Matcher{base: base, sparse: sparse, place: place, lo: place, hi: place, reach: shortReach, jumps: map[int64]int{}}
+	if base.Len() <= smallBase {
+		m.reach = Window
+	}
+	for i := range m.votes {
+		m.votes[i] = math.MinInt64 / 2
+	}
+	return m
 }
 
 // Place returns where in the base the next new byte is expected.
@@ -204,7 +228,9 @@ func (m *Matcher) settle(found []Match, lo, hi int) {
 }
 
 // candidate returns the longest match through the anchor that ends at p[at],
-// of those that the table knows. It reaches back to p[done] at most.
+// of those that the table knows. It reaches back to p[done] at most. Far from
+// where the diagonal leads, only long ones count, and only what two anchors
+// agree on is compared.
 func (m *Matcher) candidate(p []byte, done, at int, hash uint32, near int64) (best Match, ok bool) {
 	for _, e := range m.table[hash>>(32-tableBits)] {
 		if e.hash != hash {
@@ -214,13 +240,31 @@ func (m *Matcher) candidate(p []byte, done, at int, hash uint32, near int64) (be
 		if end < m.lo || end > m.hi {
 			continue
 		}
+		least := MinMatch
+		if d := end - near; d > m.reach || d < -m.reach {
+			if least = longMatch; !m.agree(end - int64(at)) {
+				continue
+			}
+		}
 		back := m.commonBack(p[done:at], end)
 		n := back + m.common(p[at:], end)
-		if n >= MinMatch && n > best.Len {
+		if n >= least && n > best.Len {
 			best, ok = Match{at - back, n, end - int64(back)}, true
 		}
 	}
 	return best, ok
+}
+
+// agree notes a diagonal and reports whether one of the last ones was near it.
+func (m *Matcher) agree(d int64) bool {
+	for _, v := range m.votes {
+		if d-v < neighbourhood && v-d < neighbourhood {
+			return true
+		}
+	}
+	m.votes[m.voted%len(m.votes)] = d
+	m.voted++
+	return false
 }
 
 // probe goes on after a change of the same length, like a page header or a
@@ -315,8 +359,7 @@ func (m *Matcher) jump(lo, hi int, anchors []Anchor) (to int64, ok bool) {
 			continue
 		}
 		d := end - int64(a.End)
-		// Insertions and deletions shift the diagonal.
-		for key := d >> 14; key <= d>>14+1; key++ {
+		for key := d / neighbourhood; key <= d/neighbourhood+1; key++ {
 			if m.jumps[key]++; m.jumps[key] < 2 {
 				continue
 			}

@@ -2,6 +2,7 @@ package repo
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/hkdf"
@@ -107,6 +108,8 @@ type world struct {
 	faulty []*storetest.Faulty // what the members of r are
 	small  int                 // packs end at so many bytes
 	keep   *Spool              // opened once
+
+	cacheLimit int64 // of the base cache; 0: plenty, below: none
 }
 
 // fastDir is a directory in memory where there is one: these tests wait for
@@ -157,7 +160,7 @@ func (w *world) config() SaveConfig {
 		}
 	}
 	return SaveConfig{Dataset: testDataset, Dir: w.state, Spool: w.keep, packBytes: w.small, Keys: w.keys, Signer: w.signer, Incarnation: w.inc,
-		PerGeneration: w.per, BaseCache: 1 << 40, Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
+		PerGeneration: w.per, BaseCache: cmp.Or(max(w.cacheLimit, 0), 1<<40*(1+w.cacheLimit)), Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
 		Log: func(f string, a ...any) { fmt.Fprintf(&w.logged, f+"\n", a...) }}
 }
 
