@@ -4,6 +4,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/url"
@@ -102,16 +103,28 @@ type Dataset struct {
 // DefaultBaseCache is what a dataset that says nothing gets.
 const DefaultBaseCache = 64 << 30
 
-// Duration is a TOML string such as "30s" or "2h".
-type Duration time.Duration
+// Duration is a TOML string such as "30s" or "2h". It is no kind of integer,
+// or the decoder would take a bare 30 for nanoseconds.
+type Duration struct {
+	time.Duration
+	text string // what was written, if that is no duration
+}
 
-// UnmarshalText reads a duration.
+// UnmarshalText reads a duration. What is none is kept for check, which can
+// say where it stands; the decoder cannot.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(string(b))
 	if err != nil || v < 0 {
-		return fmt.Errorf("%q is not a duration such as \"30s\"", b)
+		d.text = string(b)
 	}
-	*d = Duration(v)
+	d.Duration = v
+	return nil
+}
+
+func (d Duration) check(key string) error {
+	if d.text != "" {
+		return bad(key, "%s: %q is not a duration such as \"30s\"", key, d.text)
+	}
 	return nil
 }
 
@@ -164,7 +177,12 @@ func Parse(path string, text []byte) (*Config, error) {
 		return nil, explain(path, err)
 	}
 	if err := c.check(); err != nil {
-		return nil, &Error{Path: path, Text: err.Error()}
+		out := &Error{Path: path, Text: err.Error()}
+		var m *mistake
+		if errors.As(err, &m) {
+			out.Line, out.Column = locate(text, m)
+		}
+		return nil, out
 	}
 	return c, nil
 }
@@ -186,12 +204,41 @@ func explain(path string, err error) error {
 	if errors.As(err, &dec) {
 		line, col := dec.Position()
 		text := strings.TrimPrefix(dec.Error(), "toml: ")
+		if m := wrongType.FindStringSubmatch(text); m != nil {
+			text = fmt.Sprintf("want %s, not %s", typeName(m[2]), withArticle(m[1]))
+		}
 		if key := dec.Key(); len(key) > 0 {
 			text = fmt.Sprintf("%s: %s", strings.Join(key, "."), text)
 		}
 		return &Error{Path: path, Line: line, Column: col, Text: text}
 	}
 	return &Error{Path: path, Text: err.Error()}
+}
+
+// wrongType is how the decoder says that a value has another type than the
+// field of ours it belongs to. Whoever writes the file knows neither.
+var wrongType = regexp.MustCompile(`^cannot (?:decode TOML|store an?) (.+?) (?:into|in a) (?:struct field \S+ of type )?(\S+)$`)
+
+// typeName is the TOML name of the type of a field, or of what it holds.
+func typeName(field string) string {
+	switch {
+	case field == "string":
+		return "a string"
+	case field == "int":
+		return "an integer"
+	case field == "[]string":
+		return "a list of strings"
+	case strings.HasPrefix(field, "[]"):
+		return "tables in [[double brackets]]"
+	}
+	return "a table in [brackets]"
+}
+
+func withArticle(s string) string {
+	if strings.ContainsRune("aeiou", rune(s[0])) {
+		return "an " + s
+	}
+	return "a " + s
 }
 
 // known lists the keys of each table, by the path without array positions.
@@ -250,90 +297,127 @@ var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 
 func (c *Config) check() error {
 	if !filepath.IsAbs(c.StateDir) {
-		return fmt.Errorf("state_dir %q is not an absolute path", c.StateDir)
+		return bad("state_dir", "state_dir %q is not an absolute path", c.StateDir)
 	}
-	for what, s := range map[string]Shares{"standard": c.Recovery.Standard, "top": c.Recovery.Top} {
+	for _, class := range []string{"standard", "top"} {
+		s := map[string]Shares{"standard": c.Recovery.Standard, "top": c.Recovery.Top}[class]
 		if s.Threshold < 2 || s.Threshold > s.Shares || s.Shares > 16 {
-			return fmt.Errorf("recovery.%s: threshold %d of %d shares: threshold must be 2 or more and at most shares, shares at most 16", what, s.Threshold, s.Shares)
+			err := bad("threshold", "threshold %d of %d shares: threshold must be 2 or more and at most shares, shares at most 16", s.Threshold, s.Shares)
+			return within(err, "recovery."+class, [2]int{}, "recovery.%s", class)
 		}
+	}
+	if err := c.checkStores(); err != nil {
+		return err
 	}
 	seen := map[string]bool{}
-	for i, s := range c.Stores {
-		if err := s.check(); err != nil {
-			return fmt.Errorf("store %d (%q): %w", i+1, s.Name, err)
-		}
-		if seen[s.Name] {
-			return fmt.Errorf("two stores are named %q", s.Name)
-		}
-		seen[s.Name] = true
-	}
-	tenants := map[string]bool{}
 	for i, t := range c.Tenants {
-		if err := t.check(); err != nil {
-			return fmt.Errorf("tenant %d (%q): %w", i+1, t.Name, err)
+		err := t.check()
+		if err == nil && seen[t.Name] {
+			err = bad("name", "two tenants have that name")
 		}
-		if tenants[t.Name] {
-			return fmt.Errorf("two tenants are named %q", t.Name)
+		if err != nil {
+			return within(err, "tenant", [2]int{i + 1}, "tenant %d (%q)", i+1, t.Name)
 		}
-		tenants[t.Name] = true
+		seen[t.Name] = true
+	}
+	return nil
+}
+
+func (c *Config) checkStores() error {
+	seen, places := map[string]bool{}, map[string]string{}
+	for i, s := range c.Stores {
+		err := s.check()
+		first, taken := places[s.place()]
+		switch {
+		case err != nil:
+		case seen[s.Name]:
+			err = bad("name", "two stores have that name")
+		case taken:
+			err = bad("", "it is the same place as store %q: to lose one would be to lose both", first)
+		}
+		if err != nil {
+			return within(err, "store", [2]int{i + 1}, "store %d (%q)", i+1, s.Name)
+		}
+		seen[s.Name], places[s.place()] = true, s.Name
+	}
+	return nil
+}
+
+func checkName(s string) error {
+	if !name.MatchString(s) {
+		return bad("name", "name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
 	}
 	return nil
 }
 
 func (s Store) check() error {
-	if !name.MatchString(s.Name) {
-		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	if err := checkName(s.Name); err != nil {
+		return err
 	}
 	switch s.Kind {
 	case "dir":
 		if !filepath.IsAbs(s.Path) {
-			return fmt.Errorf("path %q is not an absolute path", s.Path)
+			return bad("path", "path %q is not an absolute path", s.Path)
 		}
-		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile != "" || s.Patience != 0 {
-			return errors.New("a dir store has a path and nothing else")
+		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile != "" || s.Patience != (Duration{}) {
+			return bad("", "a dir store has a path and nothing else")
 		}
 	case "s3":
 		return s.checkS3()
 	default:
-		return fmt.Errorf("kind %q is not \"dir\" or \"s3\"", s.Kind)
+		return bad("kind", "kind %q is not \"dir\" or \"s3\"", s.Kind)
 	}
 	return nil
+}
+
+// place says where a store's objects are, spelled one way.
+func (s Store) place() string {
+	if s.Kind == "dir" {
+		return filepath.Clean(s.Path)
+	}
+	u, err := url.Parse(s.Endpoint)
+	if err != nil {
+		return s.Endpoint
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	return strings.ToLower(u.Hostname()) + ":" + port + "/" + s.Bucket + "/" + strings.Trim(s.Prefix, "/")
 }
 
 func (s Store) checkS3() error {
 	u, err := url.Parse(s.Endpoint)
 	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-		return fmt.Errorf("endpoint %q is not https://host or https://host:port", s.Endpoint)
+		return bad("endpoint", "endpoint %q is not https://host or https://host:port", s.Endpoint)
 	}
 	switch {
 	case s.Bucket == "":
-		return errors.New("bucket is missing")
+		return bad("bucket", "bucket is missing")
 	case s.AccessKeyFile == "" || s.SecretKeyFile == "":
-		return errors.New("access_key_file and secret_key_file are needed")
+		return bad("", "access_key_file and secret_key_file are needed")
 	case s.Path != "":
-		return errors.New("an s3 store has no path")
+		return bad("path", "an s3 store has no path")
 	case !slices.Contains([]string{"", "path", "virtual"}, s.Style):
-		return fmt.Errorf("style %q is not \"path\" or \"virtual\"", s.Style)
+		return bad("style", "style %q is not \"path\" or \"virtual\"", s.Style)
 	case (s.RecoveryAccessKeyFile == "") != (s.RecoverySecretKeyFile == ""):
-		return errors.New("recovery_access_key_file and recovery_secret_key_file go together")
+		return bad("", "recovery_access_key_file and recovery_secret_key_file go together")
 	}
-	return nil
+	return s.Patience.check("patience")
 }
 
 func (t Tenant) check() error {
-	if !name.MatchString(t.Name) {
-		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	if err := checkName(t.Name); err != nil {
+		return err
 	}
 	if !slices.Contains([]string{"top-secret", "secret", "confidential"}, t.Level) {
-		return fmt.Errorf("level %q is not \"top-secret\", \"secret\" or \"confidential\"", t.Level)
+		return bad("level", "level %q is not \"top-secret\", \"secret\" or \"confidential\"", t.Level)
 	}
 	seen := map[string]bool{}
 	for i, d := range t.Datasets {
-		if err := d.check(); err != nil {
-			return fmt.Errorf("dataset %d (%q): %w", i+1, d.Name, err)
+		err := d.check()
+		if err == nil && seen[d.Name] {
+			err = bad("name", "two datasets have that name")
 		}
-		if seen[d.Name] {
-			return fmt.Errorf("two datasets are named %q", d.Name)
+		if err != nil {
+			return within(err, "tenant.dataset", [2]int{0, i + 1}, "dataset %d (%q)", i+1, d.Name)
 		}
 		seen[d.Name] = true
 	}
@@ -341,37 +425,40 @@ func (t Tenant) check() error {
 }
 
 func (d Dataset) check() error {
-	if !name.MatchString(d.Name) {
-		return errors.New("name must be 1 to 63 of a-z 0-9 . _ - and begin with a letter or digit")
+	if err := checkName(d.Name); err != nil {
+		return err
+	}
+	if !slices.Contains([]string{"postgres", "sqlite", "command", "files"}, d.Source) {
+		return bad("source", "source %q is not \"postgres\", \"sqlite\", \"command\" or \"files\"", d.Source)
 	}
 	if err := d.onlyFitting(); err != nil {
 		return err
 	}
 	if !slices.Contains([]string{"", "default", "fastest"}, d.Compression) {
-		return fmt.Errorf("compression %q is not \"default\" or \"fastest\"", d.Compression)
+		return bad("compression", "compression %q is not \"default\" or \"fastest\"", d.Compression)
 	}
 	switch d.Source {
 	case "postgres":
 		u, err := url.Parse(d.URL)
 		if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-			return errors.New("url is not postgres://…") // never quote it: it may hold a password
+			return bad("url", "url is not postgres://…") // never quote it: it may hold a password
 		}
 		if _, has := u.User.Password(); has || u.Query().Has("password") {
-			return errors.New("url holds a password: use password_file, a passfile or a service file")
+			return bad("url", "url holds a password: use password_file, a passfile or a service file")
 		}
 		if d.Jobs < 0 || d.Jobs > 64 {
-			return fmt.Errorf("jobs %d is not 1 to 64", d.Jobs)
+			return bad("jobs", "jobs %d is not 1 to 64", d.Jobs)
 		}
+		return d.LockTimeout.check("lock_timeout")
 	case "sqlite", "files":
 		if !filepath.IsAbs(d.Path) {
-			return fmt.Errorf("path %q is not an absolute path", d.Path)
+			return bad("path", "path %q is not an absolute path", d.Path)
 		}
 	case "command":
 		if len(d.Command) == 0 || !filepath.IsAbs(d.Command[0]) {
-			return errors.New("command must be a list that begins with the absolute path of a program")
+			return bad("command", "command must be a list that begins with the absolute path of a program")
 		}
-	default:
-		return fmt.Errorf("source %q is not \"postgres\", \"sqlite\", \"command\" or \"files\"", d.Source)
+		return d.Timeout.check("timeout")
 	}
 	return nil
 }
@@ -384,12 +471,12 @@ func (d Dataset) onlyFitting() error {
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
 	}
 	set := map[string]bool{
-		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != 0,
-		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != 0,
+		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{},
+		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
 	}
 	for _, key := range known["tenant.dataset"] {
 		if set[key] && !slices.Contains(fits[key], d.Source) {
-			return fmt.Errorf("%s does not fit source %q", key, d.Source)
+			return bad(key, "%s does not fit source %q", key, d.Source)
 		}
 	}
 	return nil

@@ -80,7 +80,7 @@ func SpecOf(s config.Store) spec.Spec {
 	}
 	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
 		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile,
-		Patience: time.Duration(s.Patience)}
+		Patience: s.Patience.Duration}
 }
 
 // markerKey is an object that says whose store it is: the empty mount point of

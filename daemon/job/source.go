@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"time"
 
 	"strongroom/custody/keys/box"
 	"strongroom/daemon/config"
@@ -28,12 +27,12 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 		if err != nil {
 			return nil, err
 		}
-		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: time.Duration(d.LockTimeout),
+		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: d.LockTimeout.Duration,
 			TempDir: scratch, RestrictKey: restrict})
 	case "sqlite":
 		return sqlite.New(sqlite.Config{Path: d.Path, Scratch: scratch})
 	case "command":
-		return command.New(command.Config{Argv: d.Command, Timeout: time.Duration(d.Timeout)})
+		return command.New(command.Config{Argv: d.Command, Timeout: d.Timeout.Duration})
 	case "files":
 		return files.New(files.Config{Path: d.Path, Exclude: d.Exclude, Scratch: scratch})
 	}
