@@ -364,6 +364,31 @@ func TestAStoreThatWasReplacedByAnEmptyOneIsFilledAgain(t *testing.T) {
 	}
 }
 
+// Two shards share a store, as when its stores were configured otherwise once:
+// the next backup does not wait for a person, it brings them home.
+func TestShardsThatShareAStoreAreSpreadOut(t *testing.T) {
+	w := newSmallWorld(t, 3)
+	week1, week2 := namedBytes{"a", random(1<<20, 1)}, namedBytes{"a", random(1<<20, 2)}
+	first := w.mustSave(week1)
+	for _, name := range w.objects(1, "s-") {
+		rel, err := filepath.Rel(w.dirs[1], name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replaceFile(t, filepath.Join(w.dirs[0], rel), readFile(t, name))
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	saved := w.mustSave(week2)
+	if saved.State() != "complete" || saved.Generation != first.Generation {
+		t.Errorf("%s, %v", saved.State(), saved.Failures)
+	}
+	w.mustBeWhole("two shards shared a store")
+	w.mustSurviveLossOfAny(first.ID, week1)
+	w.mustSurviveLossOfAny(saved.ID, week2)
+}
+
 // A shard that was cut off on its store is made again beside it.
 func TestACutShardIsReplacedByAFurtherAttempt(t *testing.T) {
 	w := newSmallWorld(t, 3)

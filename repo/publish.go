@@ -93,9 +93,35 @@ func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
 			}
 			present[i] = []int{at}
 		}
+		if spread.Domains(present) < p.Geometry.CommitShards() {
+			if err := s.spreadOut(ctx, reader, p, present); err != nil {
+				return err
+			}
+		}
 		if err := enough(p, present, spool); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// spreadOut stores every shard of a pack at home that lies elsewhere only. The
+// stores may have been configured otherwise when it was written, and then two
+// shards share one of them.
+func (s *Saver) spreadOut(ctx context.Context, reader *spread.Reader, p PackRecord, present [][]int) error {
+	for i := range min(len(present), len(s.r.Members)) {
+		if slices.Contains(present[i], i) || s.set.Down(i) != nil {
+			continue
+		}
+		shard, err := reader.Rebuild(ctx, p.Pack, i)
+		if err != nil {
+			return fmt.Errorf("%w: shard %d of a pack cannot be made again: %w", ErrIncomplete, i, err)
+		}
+		at, err := s.place(ctx, p, i, shard)
+		if err != nil {
+			return err
+		}
+		present[i] = append(present[i], at)
 	}
 	return nil
 }
