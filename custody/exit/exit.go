@@ -19,6 +19,7 @@ import (
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
 	"strongroom/source/postgres"
+	"strongroom/source/sqlite"
 )
 
 // Code is what a program of ours exits with. 2 is never used: a Go program
@@ -98,6 +99,9 @@ var table = []struct {
 	{seal.ErrAuth, Integrity},
 	{store.ErrTampered, Integrity},
 	{doc.ErrDamaged, Integrity},
+	{files.ErrTree, Integrity},
+	{files.ErrContents, Integrity},
+	{sqlite.ErrDamaged, Integrity},
 	{doc.ErrOther, Usage},
 	{repo.ErrNoSnapshot, NoRepository},
 	{box.ErrNoCredential, NoRepository},

@@ -17,6 +17,7 @@ import (
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
+	"strongroom/source/sqlite"
 )
 
 // The codes of the policy, typed a second time.
@@ -46,6 +47,7 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 		{repo.ErrNoSnapshot, 10}, {box.ErrNoCredential, 10}, {box.ErrNotInitialised, 10},
 		{doc.ErrOther, 64}, {loader.ErrTarget, 64},
 		{doc.ErrDamaged, 65}, {repo.ErrIntegrity, 65}, {store.ErrTampered, 65},
+		{files.ErrTree, 65}, {files.ErrContents, 65}, {sqlite.ErrDamaged, 65},
 		{store.ErrUnavailable, 75}, {&spread.TooFewError{}, 75},
 		// A snapshot cannot be made because stores are away: it can be made
 		// later, whatever kept them away.

@@ -13,6 +13,10 @@ import (
 	"strongroom/source"
 )
 
+// ErrTree: what stands where a snapshot's tree should be is none, by damage or
+// by malice.
+var ErrTree = errors.New("no tree")
+
 // ReadTree yields the entries of a stored tree: a directory before what is in
 // it, the names of a directory in ascending order of their bytes. After
 // yielding an error it stops. Entries were checked: paths stay inside the
@@ -34,7 +38,7 @@ func readTree(ctx context.Context, stored source.Stored, yield func(Entry) bool)
 		}
 	}
 	if o.data < 0 {
-		return errors.New("snapshot has no stream of file contents")
+		return fmt.Errorf("%w: snapshot has no stream of file contents", ErrTree)
 	}
 	r, err := stored.Open(ctx, treeStream, 0, -1)
 	if err != nil {
@@ -48,13 +52,13 @@ func readTree(ctx context.Context, stored source.Stored, yield func(Entry) bool)
 		case err == io.EOF && len(b) == 0 && n > 1:
 			return nil
 		case err == io.EOF:
-			return fmt.Errorf("line %d: %w", n+1, io.ErrUnexpectedEOF)
+			return fmt.Errorf("%w: line %d: %w", ErrTree, n+1, io.ErrUnexpectedEOF)
 		case err != nil:
 			return fmt.Errorf("line %d: %w", n+1, err)
 		}
 		if n == 0 {
 			if string(b) != header {
-				return errors.New("line 1: unknown format")
+				return fmt.Errorf("%w: line 1: unknown format", ErrTree)
 			}
 			continue
 		}
@@ -63,7 +67,7 @@ func readTree(ctx context.Context, stored source.Stored, yield func(Entry) bool)
 			err = o.check(&e)
 		}
 		if err != nil {
-			return fmt.Errorf("line %d: %w", n+1, err)
+			return fmt.Errorf("%w: line %d: %w", ErrTree, n+1, err)
 		}
 		if !yield(e) {
 			return nil
