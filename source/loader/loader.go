@@ -214,7 +214,10 @@ func (s *stored) toPath(ctx context.Context, opt Options, r *Result) error {
 // toTree restores files. A directory that was made for nothing goes again; half
 // a tree stays, because after damage it may be all there is, and is named.
 func (s *stored) toTree(ctx context.Context, path string, opt Options, r *Result) error {
-	_, missing := os.Lstat(path)
+	info, missing := os.Stat(path)
+	if missing == nil && !info.IsDir() {
+		return fmt.Errorf("files: restore to %s: %w and is no directory", path, publish.ErrExists)
+	}
 	rep, err := files.Restore(ctx, s, files.Target{Path: path, Only: opt.Only, Overwrite: opt.Overwrite})
 	r.Warnings = append(r.Warnings, rep.Notes...)
 	if err != nil && errors.Is(missing, fs.ErrNotExist) {

@@ -40,12 +40,14 @@ func Create(path string, replace bool) (*File, error) {
 	case err != nil:
 		return nil, err
 	case !old.Mode().IsRegular():
-		return nil, fmt.Errorf("%s: is not a regular file and is not replaced", path)
+		return nil, fmt.Errorf("%s: %w and is no regular file: it is not replaced", path, ErrExists)
 	case !replace:
 		return nil, fmt.Errorf("%s: %w", path, ErrExists)
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".strongroom-*")
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("directory %s: %w", filepath.Dir(path), fs.ErrNotExist)
+	} else if err != nil {
 		return nil, err
 	}
 	f := &File{File: tmp, path: path, replace: replace}
