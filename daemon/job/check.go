@@ -74,7 +74,11 @@ func (r *CheckResult) add(tenant, snapshot string, h spread.Health) {
 			unknown++
 			continue
 		}
-		text := fmt.Sprintf("%s: snapshot %s: pack %v: shard %d on %q is %s", tenant, snapshot, h.Pack, sh.Index, sh.Store, sh.State)
+		text := fmt.Sprintf("%s: snapshot %s: pack %v: shard %d", tenant, snapshot, h.Pack, sh.Index)
+		if sh.Store != "" {
+			text += fmt.Sprintf(" on %q", sh.Store)
+		}
+		text += fmt.Sprintf(" is %s", sh.State)
 		if sh.Detail != "" {
 			text += ": " + sh.Detail
 		}

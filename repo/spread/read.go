@@ -223,6 +223,7 @@ func (q *sliceRead) degraded() error {
 	}
 	k := q.p.Geometry.K
 	var have []piece
+	var from []string
 	for copy := range most {
 		for i, at := range holders {
 			if copy >= len(at) {
@@ -235,13 +236,14 @@ func (q *sliceRead) degraded() error {
 				continue
 			}
 			have = append(have, piece{i, b})
+			from = append(from, fmt.Sprintf("shard %d on %q", i, q.r.set.members[at[copy].member].Name))
 			if ok, err := q.tryChoices(k, have); ok || err != nil {
 				return err
 			}
 		}
 	}
 	if len(have) >= k {
-		q.why = append(q.why, fmt.Sprintf("no choice of %d of the other %d gives segments that authenticate", k, len(have)))
+		q.why = append(q.why, fmt.Sprintf("no %d of %s give segments that authenticate", k, strings.Join(from, ", ")))
 	}
 	return &TooFewError{Pack: q.p.ID, Segment: q.firstSegment, Need: k, Why: q.why}
 }

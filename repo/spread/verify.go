@@ -81,6 +81,9 @@ func (r *Reader) verifyShard(ctx context.Context, p Pack, i int, readData bool, 
 		}
 		s.Store, s.State, s.Detail = name, Damaged, describeDamage(b, p, i)
 	}
+	if s.State == Missing && i >= len(r.set.members) {
+		s.Detail = "no store is configured for it"
+	}
 	if s.State != Missing || i >= len(r.set.members) {
 		return s
 	}
