@@ -120,12 +120,12 @@ func (s *Saver) checkWriters() error {
 	if len(all) > 0 {
 		s.head = all[len(all)-1]
 	}
-	last, err := readHead(s.c.Dir)
+	last, err := ReadHead(s.c.Dir) // under its lock
 	if err != nil {
 		return err
 	}
-	if last.Hash != "" && !slices.ContainsFunc(all, func(m *Snapshot) bool { return fmt.Sprintf("%x", m.hash) == last.Hash }) {
-		return fmt.Errorf("%w: snapshot %.10s, which this box committed as epoch %d, sequence %d, is on none of the stores that answer: they were rolled back, or the stores that have it are away", ErrIntegrity, last.Hash, last.Epoch, last.Sequence)
+	if err := s.listing.Behind(last, s.c.Dataset); err != nil {
+		return fmt.Errorf("%w; only if it is gone for good, move %s out of the way", err, last.path)
 	}
 	return nil
 }

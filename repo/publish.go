@@ -18,31 +18,47 @@ import (
 	"strongroom/repo/store"
 )
 
-// head is what this box committed last, kept beside the index: the stores
-// cannot be rolled back behind it unnoticed.
-type head struct {
+// A Head is what this box committed last of a dataset, kept beside the index:
+// the stores cannot be rolled back behind it unnoticed. The zero value is that
+// of a dataset of which it has committed nothing.
+type Head struct {
 	Hash     string `json:"hash"`
 	Epoch    uint32 `json:"epoch"`
 	Sequence uint32 `json:"sequence"`
+
+	path string
 }
 
 const headName = "head"
 
-func readHead(dir string) (h head, err error) {
-	b, err := os.ReadFile(filepath.Join(dir, headName))
+// ReadHead reads the head from a dataset's directory. Whoever compares it with
+// a listing reads it before the stores are listed: a backup may commit between.
+func ReadHead(dir string) (h Head, err error) {
+	h.path = filepath.Join(dir, headName)
+	b, err := os.ReadFile(h.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return h, nil
 	} else if err != nil {
 		return h, err
 	}
 	if err := json.Unmarshal(b, &h); err != nil {
-		return h, fmt.Errorf("%s: %w", filepath.Join(dir, headName), err)
+		return h, fmt.Errorf("%s: %w", h.path, err)
 	}
 	return h, nil
 }
 
+// Behind returns ErrIntegrity if a dataset's head is not in the listing: the
+// stores were rolled back, or those that have it are away.
+func (l *Listing) Behind(last Head, dataset ID) error {
+	if last.Hash == "" || slices.ContainsFunc(l.Of(dataset), func(m *Snapshot) bool { return fmt.Sprintf("%x", m.hash) == last.Hash }) {
+		return nil
+	}
+	return fmt.Errorf("%w: snapshot %.10s, which this box committed as epoch %d, sequence %d, is on none of the stores that answer: they were rolled back, or those that have it are away",
+		ErrIntegrity, last.Hash, last.Epoch, last.Sequence)
+}
+
 func writeHead(dir string, m *signed) error {
-	b, err := json.Marshal(head{Hash: fmt.Sprintf("%x", m.hash), Epoch: m.Epoch, Sequence: m.Sequence})
+	b, err := json.Marshal(Head{Hash: fmt.Sprintf("%x", m.hash), Epoch: m.Epoch, Sequence: m.Sequence})
 	if err != nil {
 		return err
 	}

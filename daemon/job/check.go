@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"strongroom/repo/spread"
@@ -18,6 +19,7 @@ type CheckResult struct {
 	Problems  []string `json:"problems"` // each a line
 	Lost      int      `json:"lost"`     // packs that cannot be read any more
 	Away      int      `json:"away"`     // packs that cannot be read until a store is back
+	Gone      int      `json:"gone"`     // snapshots that this box committed last and no store has
 }
 
 // Check compares what the stores hold with the manifests; with readData it
@@ -32,6 +34,9 @@ func (s *Site) Check(ctx context.Context, readData bool, progress func(done, tot
 		r.Tenants++
 		for _, p := range l.Problems {
 			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s", t.Name, p.Text))
+			if b := (*behindError)(nil); errors.As(p.Err, &b) && l.Reached == len(s.Config.Stores) {
+				r.Gone++
+			}
 		}
 		seen := map[string]bool{}
 		for _, snap := range l.Snapshots {

@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,8 +26,47 @@ func (s *Site) Listing(ctx context.Context, tenant string) (*repo.Listing, box.T
 	if err != nil {
 		return nil, t, err
 	}
+	heads := make([]repo.Head, len(t.Datasets))
+	for i, d := range t.Datasets {
+		if heads[i], err = repo.ReadHead(s.datasetDir(t, repo.ID(d.ID))); err != nil {
+			return nil, t, err
+		}
+	}
 	l, err := r.List(ctx)
-	return l, t, err
+	if err != nil {
+		return nil, t, err
+	}
+	for i, d := range t.Datasets {
+		if err := l.Behind(heads[i], repo.ID(d.ID)); err != nil {
+			err = &behindError{d.Name, fmt.Errorf("dataset %q: %w", d.Name, err)}
+			l.Problems = append(l.Problems, repo.Problem{Err: err, Text: err.Error()})
+		}
+	}
+	return l, t, nil
+}
+
+// A behindError says that the stores show an older state of a dataset than
+// this box has committed.
+type behindError struct {
+	dataset string
+	err     error
+}
+
+func (e *behindError) Error() string { return e.err.Error() }
+func (e *behindError) Unwrap() error { return e.err }
+
+// behind returns what a listing says about a dataset's newest snapshot.
+func (s *Site) behind(l *repo.Listing, dataset string) error {
+	for _, p := range l.Problems {
+		if b := (*behindError)(nil); errors.As(p.Err, &b) && b.dataset == dataset {
+			code := exit.Integrity
+			if l.Reached < len(s.Config.Stores) {
+				code = exit.TryLater
+			}
+			return exit.With(code, b)
+		}
+	}
+	return nil
 }
 
 // State says on how many stores a snapshot is. A store that is away is said
@@ -55,12 +95,20 @@ func (s *Site) lost(l *repo.Listing, err error) error {
 
 func (s *Site) openIn(ctx context.Context, l *repo.Listing, t box.Tenant, dataset, snapshot string) (*repo.Opened, error) {
 	for _, p := range l.Problems {
-		s.Log("warning: %s", p.Text)
+		if b := (*behindError)(nil); !errors.As(p.Err, &b) {
+			s.Log("warning: %s", p.Text)
+		}
 	}
 	// Box.Dataset would make a pseudonym for whatever name was mistyped.
 	i := slices.IndexFunc(t.Datasets, func(d box.Dataset) bool { return d.Name == dataset })
 	if i < 0 {
 		return nil, fmt.Errorf("%w: tenant %q has no dataset %q that was ever backed up", repo.ErrNoSnapshot, t.Name, dataset)
+	}
+	if snapshot == "" || snapshot == "latest" {
+		// Whoever asks for the newest must not get an older one unawares.
+		if err := s.behind(l, dataset); err != nil {
+			return nil, fmt.Errorf("%w; an older one is restored only by its name", err)
+		}
 	}
 	snap, err := l.Find(repo.ID(t.Datasets[i].ID), snapshot)
 	if err != nil {

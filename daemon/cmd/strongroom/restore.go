@@ -92,6 +92,8 @@ func (a *app) printCheck(r *job.CheckResult, readData bool) error {
 		return err
 	}
 	switch {
+	case r.Gone > 0:
+		return exit.With(exit.Integrity, fmt.Errorf("%s that this box committed last: no store has it", rescue.Count(r.Gone, "snapshot")))
 	case r.Lost > 0:
 		return exit.With(exit.Integrity, fmt.Errorf("%s cannot be read any more", rescue.Count(r.Lost, "pack")))
 	case r.Away > 0:
