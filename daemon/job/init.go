@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -209,6 +210,9 @@ type freshStore struct {
 // surveyStores opens every store and finds those without a marker, which must
 // be empty. marker is nil on a new box: then no store may have one.
 func surveyStores(ctx context.Context, c *config.Config, marker []byte) ([]freshStore, error) {
+	if err := Distinct(c.Stores); err != nil {
+		return nil, err
+	}
 	var fresh []freshStore
 	opened, failed := openStores(ctx, c.Stores, marker)
 	for i, sc := range c.Stores {
@@ -238,7 +242,12 @@ func (s *Site) markStores(ctx context.Context, fresh []freshStore, r *InitResult
 	if err != nil {
 		return err
 	}
-	for _, f := range fresh {
+	for i, f := range fresh {
+		// One bucket may have two names that nobody can tell are one: the marker
+		// just written to the first one shows up on the second.
+		if err := checkMarker(ctx, f.store, want); i > 0 && !errors.Is(err, ErrNotInitialised) {
+			return fmt.Errorf("store %q: %w", f.name, cmp.Or(err, fmt.Errorf("%w: it is one place with store %q: to lose one would be to lose both", ErrRefused, fresh[i-1].name)))
+		}
 		for _, o := range []struct {
 			key  string
 			body []byte

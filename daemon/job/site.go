@@ -111,6 +111,11 @@ func (s *Site) Stores(ctx context.Context, write bool) ([]spread.Member, error) 
 	if err != nil {
 		return nil, err
 	}
+	if write {
+		if err := Distinct(s.Config.Stores); err != nil {
+			return nil, err
+		}
+	}
 	opened, failed := openStores(ctx, s.Config.Stores, want)
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -137,6 +142,28 @@ func (s *Site) Stores(ctx context.Context, write bool) ([]spread.Member, error) 
 		return nil, unmarked
 	}
 	return members, nil
+}
+
+// Distinct refuses two stores that are one directory under two names: by a
+// link, say, or mounted twice. Each counts as a place that can be lost alone.
+func Distinct(stores []config.Store) error {
+	found := map[string]os.FileInfo{}
+	for _, c := range stores {
+		if c.Kind != "dir" {
+			continue
+		}
+		info, err := os.Stat(c.Path)
+		if err != nil {
+			continue // away; whoever opens it says so
+		}
+		for name, other := range found {
+			if os.SameFile(info, other) {
+				return fmt.Errorf("%w: stores %q and %q are one directory: to lose one would be to lose both", ErrRefused, name, c.Name)
+			}
+		}
+		found[c.Name] = info
+	}
+	return nil
 }
 
 // answerTimeout is how long a store may take to show its marker. Later calls

@@ -115,7 +115,14 @@ func (a *app) storeCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			failed, found := 0, false
+			if err := job.Distinct(cfg.Stores); err != nil {
+				return err
+			}
+			owner, err := job.OwnerOf(cfg, a.ui.Log)
+			if err != nil {
+				return err
+			}
+			failed, found, code := 0, false, exit.OK
 			for _, s := range cfg.Stores {
 				if len(args) == 1 && s.Name != args[0] {
 					continue
