@@ -55,6 +55,9 @@ func OpenSite(c *config.Config, log func(string, ...any)) (*Site, error) {
 	}
 	cred, err := box.LoadCredential(credentialPath(c), os.Getenv("CREDENTIALS_DIRECTORY"))
 	if errors.Is(err, box.ErrNoCredential) {
+		if _, err := stateExists(c); err != nil {
+			return nil, err // only it is gone: init would not help
+		}
 		return nil, fmt.Errorf("%w: %w", ErrNotInitialised, err)
 	} else if err != nil {
 		return nil, err
@@ -206,13 +209,35 @@ func checkMarker(ctx context.Context, st store.Store, want []byte) error {
 	return nil
 }
 
-// Marked reports whether a store has a marker, whosesoever.
-func Marked(ctx context.Context, st store.Store) (bool, error) {
-	_, err := st.Stat(ctx, markerKey)
-	if errors.Is(err, store.ErrNotExist) {
-		return false, nil
+// An Owner tells this box's stores from others. Its zero value is a box that
+// is not set up yet.
+type Owner struct{ marker []byte }
+
+// OwnerOf reads who this box is, if it is anyone yet.
+func OwnerOf(c *config.Config, log func(string, ...any)) (Owner, error) {
+	if exists, err := stateExists(c); err != nil || !exists {
+		return Owner{}, err
 	}
-	return err == nil, err
+	s, err := OpenSite(c, log)
+	if err != nil {
+		return Owner{}, err
+	}
+	defer s.Close()
+	marker, err := s.marker()
+	return Owner{marker}, err
+}
+
+// Of looks at a store's marker. A note says what is odd; a store of another
+// installation is ErrRefused.
+func (o Owner) Of(ctx context.Context, st store.Store) (marked bool, note string, err error) {
+	err = checkMarker(ctx, st, o.marker)
+	switch {
+	case errors.Is(err, ErrNotInitialised):
+		return false, "; it has no marker: either it is new (strongroom init), or its disk is not mounted", nil
+	case errors.Is(err, ErrRefused) && o.marker == nil:
+		return true, "; it belongs to a strongroom installation, and this box is not set up", nil
+	}
+	return err == nil, "", err
 }
 
 func readSmall(ctx context.Context, st store.Store, key string) ([]byte, error) {

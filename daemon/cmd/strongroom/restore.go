@@ -133,18 +133,14 @@ func (a *app) storeCommand() *cobra.Command {
 				if err == nil {
 					rep, err = st.(store.Prober).Probe(cmd.Context())
 				}
+				note, marked := "", false
+				if err == nil {
+					marked, note, err = owner.Of(cmd.Context(), st)
+				}
 				if err != nil {
-					failed++
-					a.ui.Result(map[string]any{"store": s.Name, "ok": false, "error": err.Error()}, "store %q: FAILED: %v\n", s.Name, err)
+					failed, code = failed+1, exit.Of(err)
+					a.ui.Result(map[string]any{"store": s.Name, "ok": false, "error": err.Error()}, "store %q: FAILED: %s\n", s.Name, rescue.OneLine(err.Error()))
 					continue
-				}
-				marked, err := job.Marked(cmd.Context(), st)
-				if err != nil {
-					return fmt.Errorf("store %q: %w", s.Name, err)
-				}
-				note := ""
-				if !marked {
-					note = "; it has no marker: either it is new (strongroom init), or its disk is not mounted"
 				}
 				if err := a.ui.Result(map[string]any{"store": s.Name, "ok": true, "create_only": rep.CreateOnly, "marked": marked},
 					"store %q: reachable, listable, writable, readable; refuses to overwrite: %s%s\n", s.Name, rep.CreateOnly, note); err != nil {
@@ -154,7 +150,9 @@ func (a *app) storeCommand() *cobra.Command {
 			if !found {
 				return exit.With(exit.Usage, fmt.Errorf("the configuration has no store %q", strings.Join(args, "")))
 			}
-			if failed > 0 {
+			if failed == 1 {
+				return exit.With(code, errors.New("1 store failed"))
+			} else if failed > 0 {
 				return exit.With(exit.TryLater, fmt.Errorf("%s failed", rescue.Count(failed, "store")))
 			}
 			return nil
