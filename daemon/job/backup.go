@@ -8,7 +8,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -18,6 +20,7 @@ import (
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/pack"
+	"strongroom/repo/store"
 	"strongroom/source"
 )
 
@@ -55,6 +58,26 @@ func (r *BackupResult) Complete() bool {
 
 // Backup takes one snapshot of a dataset.
 func (s *Site) Backup(ctx context.Context, tenant, dataset string, o BackupOptions) (*BackupResult, error) {
+	if len(s.Config.Stores) == 1 {
+		s.Log("with one store nothing survives its loss: add a second and a third one")
+	}
+	r, err := s.backup(ctx, tenant, dataset, o)
+	if boxFull(err) {
+		// Full stores do not fail a backup. What was confirmed so far is kept.
+		err = exit.With(exit.Incomplete, fmt.Errorf("no room in the state directory %s: %w; make some and run it again", s.Config.StateDir, err))
+	}
+	return r, err
+}
+
+// boxFull reports whether the box's own disk is full.
+func boxFull(err error) bool {
+	if errors.Is(err, repo.ErrIncomplete) {
+		return false // about stores, and says what is wrong with them
+	}
+	return errors.Is(err, store.ErrFull) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptions) (*BackupResult, error) {
 	c, t, err := s.Tenant(tenant)
 	if err != nil {
 		return nil, err
