@@ -273,7 +273,7 @@ func PrintRestored(u *UI, snap *repo.Snapshot, res *loader.Result, took time.Dur
 	}
 	b.WriteString("\n")
 	for _, w := range res.Warnings {
-		fmt.Fprintf(&b, "warning: %s\n", w)
+		fmt.Fprintf(&b, "warning: %s\n", OneLine(w))
 	}
 	b.WriteString("ungoverned: no roster exists yet, nobody approved this restore\n")
 	return u.Result(map[string]any{"snapshot": snap.ID(), "governed": false, "seconds": took.Seconds(), "result": res}, "%s", b.String())

@@ -78,11 +78,15 @@ func (u *UI) emit(kind string, v any) error {
 	return err
 }
 
+// OneLine takes out the line breaks that errors.Join puts in: one line is
+// easier to find in a log.
+func OneLine(s string) string { return strings.ReplaceAll(s, "\n", "; ") }
+
 // Log prints a line for people.
 func (u *UI) Log(format string, args ...any) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	text := fmt.Sprintf(format, args...)
+	text := OneLine(fmt.Sprintf(format, args...))
 	if u.JSON {
 		u.emit("note", map[string]string{"text": text})
 		return
@@ -111,8 +115,7 @@ func (u *UI) Result(v any, format string, args ...any) error {
 func (u *UI) Error(err error, code int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	// errors.Join puts line breaks in; one line is easier to find in a log.
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	text := OneLine(err.Error())
 	if u.JSON {
 		u.emit("error", map[string]any{"error": text, "code": code})
 		return

@@ -136,6 +136,7 @@ func result(t box.Tenant, d config.Dataset, saved *repo.Saved) *BackupResult {
 	for _, err := range saved.Failures {
 		r.Failures = append(r.Failures, err.Error())
 	}
+	slices.Sort(r.Failures)
 	return r
 }
 

@@ -225,13 +225,13 @@ func (a *app) printBackup(r *job.BackupResult, took time.Duration) error {
 		fmt.Fprintf(&b, "  %s\n", rescue.Count(int(c.Rows), "row"))
 	}
 	for _, s := range c.Anomalies {
-		fmt.Fprintf(&b, "ANOMALY: %s\n", s)
+		fmt.Fprintf(&b, "ANOMALY: %s\n", rescue.OneLine(s))
 	}
 	for _, s := range c.Warnings {
-		fmt.Fprintf(&b, "warning: %s\n", s)
+		fmt.Fprintf(&b, "warning: %s\n", rescue.OneLine(s))
 	}
 	for _, s := range r.Failures {
-		fmt.Fprintf(&b, "warning: %s\n", s)
+		fmt.Fprintf(&b, "warning: %s\n", rescue.OneLine(s))
 	}
 	if !r.Recoverable {
 		fmt.Fprintf(&b, "note: tenant %q is not yet recoverable without this box: %s\n", r.Tenant, strings.Join(r.Missing, "; "))

@@ -22,6 +22,11 @@ import (
 func seeded(t *testing.T, size int64) (b *testBox, setSeed func(int)) {
 	t.Helper()
 	stores, _ := threeDirs(t)
+	return seededOn(t, stores, size)
+}
+
+func seededOn(t *testing.T, stores string, size int64) (b *testBox, setSeed func(int)) {
+	t.Helper()
 	seed := filepath.Join(t.TempDir(), "seed")
 	b = newBox(t, stores, commandDataset("dump", "/bin/sh", "-c", fmt.Sprintf("exec %s %d $(cat %s)", program(t, "generate"), size, seed)))
 	b.run(0, "init", "--shares-dir", b.path("shares"))

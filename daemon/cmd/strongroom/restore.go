@@ -81,7 +81,7 @@ func (a *app) checkCommand() *cobra.Command {
 func (a *app) printCheck(r *job.CheckResult, readData bool) error {
 	var b strings.Builder
 	for _, p := range r.Problems {
-		fmt.Fprintf(&b, "PROBLEM: %s\n", p)
+		fmt.Fprintf(&b, "PROBLEM: %s\n", rescue.OneLine(p))
 	}
 	how := "listed with their lengths"
 	if readData {

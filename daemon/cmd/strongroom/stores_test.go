@@ -92,7 +92,9 @@ func TestWrongCredentialsAndMissingBucketAreSaid(t *testing.T) {
 	if names, err := os.ReadDir(onePath); err != nil || len(names) > 0 {
 		t.Errorf("a refused init wrote %v to another store (%v)", names, err)
 	}
-	b.run(75, "store", "test")
+	if o := b.run(20, "store", "test"); strings.Count(o.stdout, "\n") != 2 || !strings.Contains(o.stdout, "denied") {
+		t.Error(o.stdout)
+	}
 	missing := strings.Replace(s3, `bucket = "offsite"`, `bucket = "elsewhere"`, 1)
 	b = newBox(t, one+missing, dataset)
 	if o := b.run(75, "init", "--shares-dir", b.path("shares")); !strings.Contains(o.stderr, `elsewhere`) {
