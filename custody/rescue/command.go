@@ -122,7 +122,7 @@ func (f *flags) run(ctx context.Context, u *UI, target string) error {
 	if err != nil {
 		return err
 	}
-	m, networked, err := members(kit, f.stores, open, u.Log)
+	m, networked, err := members(kit, f.stores, open)
 	if err != nil {
 		return err
 	}
@@ -133,7 +133,7 @@ func (f *flags) run(ctx context.Context, u *UI, target string) error {
 	if err != nil {
 		return err
 	}
-	r := &Rescue{Kit: kit, Listing: l, open: open, stores: len(m)}
+	r := &Rescue{Kit: kit, Listing: l, open: open, stores: max(len(m), len(kit.Stores))}
 	for _, p := range l.Problems {
 		u.Log("warning: %s", p.Text)
 	}

@@ -46,7 +46,7 @@ type Rescue struct {
 	Kit     keys.Kit
 	Listing *repo.Listing
 	open    opener
-	stores  int
+	stores  int // that there are: of the kit, or more that were named
 }
 
 // ReadBounded reads a file that a person named, of at most limit bytes. One
@@ -148,10 +148,15 @@ func withRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (open
 const patience = time.Minute
 
 // members opens the stores that were named, else those of the kit. A store
-// that cannot be opened is said and left out.
-func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)) ([]spread.Member, bool, error) {
+// that cannot be opened is a member that fails: what is missing is on it.
+func members(kit keys.Kit, specs []string, open opener) ([]spread.Member, bool, error) {
 	networked := false
 	var out []spread.Member
+	var failed []error
+	away := func(name string, err error) {
+		out = append(out, spread.Member{Name: name, Store: store.Absent(err)})
+		failed = append(failed, fmt.Errorf("store %q: %w", name, err))
+	}
 	add := func(name string, sp spec.Spec, access *spec.Access) {
 		networked = networked || sp.Kind == "s3"
 		if sp.Patience == 0 {
@@ -159,7 +164,7 @@ func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)
 		}
 		st, err := sp.Open(access)
 		if err != nil {
-			log("store %s is left out: %v", name, err)
+			away(name, err)
 			return
 		}
 		out = append(out, spread.Member{Name: name, Store: st})
@@ -175,7 +180,7 @@ func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)
 		for _, ks := range kit.Stores {
 			sp, err := spec.Parse(ks.Spec)
 			if err != nil {
-				log("store %q of the kit is left out: %v", ks.Name, err)
+				away(ks.Name, err)
 				continue
 			}
 			access, err := kitAccess(open, ks)
@@ -185,8 +190,8 @@ func members(kit keys.Kit, specs []string, open opener, log func(string, ...any)
 			add(ks.Name, sp, access)
 		}
 	}
-	if len(out) == 0 {
-		return nil, networked, fmt.Errorf("%w: no store could be opened; name them with --store", store.ErrUnavailable)
+	if len(out) == len(failed) {
+		return nil, networked, fmt.Errorf("%w: no store could be opened; name them with --store: %w", store.ErrUnavailable, errors.Join(failed...))
 	}
 	return out, networked, nil
 }

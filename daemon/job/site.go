@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"os"
 	"path/filepath"
 	"strings"
@@ -137,7 +136,7 @@ func (s *Site) Stores(ctx context.Context, write bool) ([]spread.Member, error) 
 				unmarked = fmt.Errorf("store %q: %w", c.Name, err)
 				count++
 			}
-			st = absent{err}
+			st = store.Absent(err)
 		}
 		members = append(members, spread.Member{Name: c.Name, Store: st})
 	}
@@ -254,25 +253,6 @@ func readSmall(ctx context.Context, st store.Store, key string) ([]byte, error) 
 	}
 	b, err := io.ReadAll(rc)
 	return b, errors.Join(err, rc.Close())
-}
-
-// absent is a store that could not be opened.
-type absent struct{ err error }
-
-func (a absent) fail() error {
-	if errors.Is(a.err, store.ErrUnavailable) {
-		return a.err
-	}
-	return fmt.Errorf("%w: %w", store.ErrUnavailable, a.err)
-}
-
-func (a absent) Put(context.Context, string, []byte, [32]byte) error { return a.fail() }
-func (a absent) Get(context.Context, string, int64, int64) (io.ReadCloser, error) {
-	return nil, a.fail()
-}
-func (a absent) Stat(context.Context, string) (store.Info, error) { return store.Info{}, a.fail() }
-func (a absent) List(context.Context, string) iter.Seq2[store.Info, error] {
-	return func(yield func(store.Info, error) bool) { yield(store.Info{}, a.fail()) }
 }
 
 // Tenant finds a tenant in the configuration and the key store.

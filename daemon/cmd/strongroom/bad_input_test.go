@@ -327,6 +327,55 @@ func choices(n, k int) (out [][]int) {
 	return out
 }
 
+// A recovery that lacks stores of its kit says how many it found, and that
+// those it lacks may bring what is missing: that is another thing than damage.
+func TestRecoveryWithoutSomeOfItsStores(t *testing.T) {
+	stores, paths := threeDirs(t)
+	b, setSeed := seededOn(t, stores, 3_000_000)
+	setSeed(1)
+	b.run(0, "backup", "acme/dump", "--label", "v1")
+	b.run(0, "restore", "acme/dump", "--to", b.path("want"))
+	kit := b.run(0, "keys", "kit", "acme", "--out", b.path("kits"), "--holder", "h", "--place", "p", "--json").result(t).File
+	recover := func(code int, to string, more ...string) outcome {
+		t.Helper()
+		return b.rescue(code, append(append(b.shares(1, 2, 3), "--kit", kit, "dump@v1", "--to", b.path(to)), more...)...)
+	}
+	for i, want := range []string{"found on 2 of 3 stores", "needs 2 good shards", "no store could be opened"} {
+		if err := os.Rename(paths[i], paths[i]+".away"); err != nil {
+			t.Fatal(err)
+		}
+		code := min(i, 1) * 75
+		o := recover(code, fmt.Sprintf("out%d", i))
+		if !strings.Contains(o.stderr, want) {
+			t.Errorf("%d away: %s", i+1, o.stderr)
+		}
+		for j := range i + 1 {
+			if name := []string{"one", "two", "three"}[j]; !strings.Contains(o.stderr, fmt.Sprintf("store %q: ", name)) {
+				t.Errorf("%d away: %q is not named: %s", i+1, name, o.stderr)
+			}
+		}
+	}
+	sameBytes(t, b.path("out0"), b.path("want"))
+	absent(t, b.path("out1"), b.path("out2"))
+	for _, p := range paths {
+		if err := os.Rename(p+".away", p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	recover(75, "out3", "--store", paths[2]) // the kit has more
+	for _, p := range paths[:2] {
+		for _, shard := range objects(t, p, "s-") {
+			if err := os.Remove(shard); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if o := recover(65, "out3"); !strings.Contains(o.stderr, `shard 0 is missing, expected on "one"`) {
+		t.Error(o.stderr)
+	}
+	absent(t, b.path("out3"))
+}
+
 // Two names for one place would make every snapshot look safer than it is.
 func TestTwoStoresInOnePlaceAreRefused(t *testing.T) {
 	one, onePath := dirStore(t, "one")
