@@ -144,7 +144,7 @@ func surveyShares(c *config.Config, o InitOptions, have map[share.Class]bool) er
 			base := shareFile(o.SharesDir, class, i+1, n)
 			for _, ext := range []string{".txt", ".html"} {
 				if _, err := os.Lstat(base + ext); !errors.Is(err, fs.ErrNotExist) {
-					return fmt.Errorf("%w: %s exists already; a share is never replaced", ErrRefused, base+ext)
+					return fmt.Errorf("%w: %s exists already; a share is never replaced; this box uses no recovery key of class %s yet, so if an interrupted init left the file, remove it", ErrRefused, base+ext, class)
 				}
 			}
 		}

@@ -99,40 +99,46 @@ type Box struct {
 	slots      *Slots
 }
 
-// Init makes a new key store in dir, which must not exist or be empty. A crash
-// in between leaves a directory without organisation.json, its commit point:
-// Open refuses it, and Init, repeated, says what to remove.
+// Init makes a new key store in dir, which must not exist or be empty. It is
+// made beside its place and moved there whole: a crash before leaves what the
+// next Init replaces, since no key was ever in it.
 func Init(dir string, c *Credential) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make key store: %w", err)
-	}
 	entries, err := os.ReadDir(dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make key store: %w", err)
 	}
 	if len(entries) > 0 {
-		return fmt.Errorf("make key store: %s %w and is not empty; if it has no %s it was never finished and may be removed",
-			dir, ErrExists, organisationFile)
+		return fmt.Errorf("make key store: %s %w and is not empty", dir, ErrExists)
 	}
-	if err := os.Mkdir(filepath.Join(dir, tenantsDir), 0o700); err != nil {
+	unfinished := dir + ".new"
+	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("make key store: %w", err)
+	}
+	if err := makeStore(unfinished, c); err != nil {
+		return fmt.Errorf("make key store: %w", errors.Join(err, os.RemoveAll(unfinished)))
+	}
+	if err := os.Rename(unfinished, dir); err != nil {
+		return fmt.Errorf("make key store: %w", err)
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func makeStore(dir string, c *Credential) error {
+	if err := os.MkdirAll(filepath.Join(dir, tenantsDir), 0o700); err != nil {
+		return err
 	}
 	lock, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
-		return fmt.Errorf("make key store: %w", err)
+		return err
 	}
 	if err := lock.Close(); err != nil {
-		return fmt.Errorf("make key store: %w", err)
+		return err
 	}
 	if err := CreateSlots(filepath.Join(dir, slotsFile), DefaultSlots, c); err != nil {
 		return err
 	}
 	b := &Box{dir: dir, credential: c}
-	o := Organisation{1, keys.BoxKeys{{Public: c.signer.Public(), First: 1}}, []keys.RecoveryPublic{}}
-	if err := b.writeOrganisation(o); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
+	return b.writeOrganisation(Organisation{1, keys.BoxKeys{{Public: c.signer.Public(), First: 1}}, []keys.RecoveryPublic{}})
 }
 
 // Open opens an existing key store.

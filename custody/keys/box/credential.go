@@ -95,15 +95,19 @@ func keyLine(line, name string) (secret.Key, error) {
 
 // CreateCredential writes c to a new file at path, mode 0600, and returns once
 // it is durable. It never replaces a file: with another K every slot is lost.
-// After a crash in between, the file is short, LoadCredential refuses it, and
-// nothing has been wrapped under it yet, so it may be removed.
+// A crash leaves no file, or the whole one, and perhaps path.new, which nothing
+// was wrapped under and the next call replaces.
 func CreateCredential(path string, c *Credential) (err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("create box credential: %w", err)
 		}
 	}()
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	unfinished := path + ".new"
+	if err := os.Remove(unfinished); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(unfinished, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}
@@ -112,8 +116,11 @@ func CreateCredential(path string, c *Credential) (err error) {
 	if _, err = f.Write(text); err == nil {
 		err = f.Sync()
 	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = unix.Renameat2(unix.AT_FDCWD, unfinished, unix.AT_FDCWD, path, unix.RENAME_NOREPLACE)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(unfinished))
 	}
 	return syncDir(filepath.Dir(path))
 }

@@ -170,6 +170,49 @@ func killAfter(cmd *exec.Cmd, after time.Duration) (died bool, err error) {
 	return false, err
 }
 
+// Init that is killed at any moment is simply run again.
+func TestKilledInitIsRunAgain(t *testing.T) {
+	rounds := 15
+	if os.Getenv("STRONGROOM_FAULTS") != "" {
+		rounds = 200
+	}
+	dir := t.TempDir()
+	public := filepath.Join(dir, "r.pub")
+	station := exec.Command(program(t, "strongroom"), "station", "keys", "init", "--out", filepath.Join(dir, "shares"), "--public", public, "--shares-on-networked-host")
+	if out, err := station.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	fresh := func() *testBox {
+		stores, _ := threeDirs(t)
+		return newBox(t, stores, commandDataset("dump", "/bin/echo", "hello"))
+	}
+	began := time.Now()
+	fresh().run(0, "init", "--recovery-public", public)
+	whole := time.Since(began)
+	killed := 0
+	for i := range rounds {
+		b := fresh()
+		after := whole * time.Duration(i+1) / time.Duration(rounds+1)
+		died, err := killAfter(b.command("init", "--recovery-public", public), after)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if died {
+			killed++
+		}
+		b.run(0, "init", "--recovery-public", public)
+		b.run(0, "backup", "acme/dump")
+		b.run(0, "check", "--read-data")
+		if left := b.glob("*.new"); len(left) > 0 {
+			t.Errorf("killed after %v: %v is left", after, left)
+		}
+	}
+	if killed == 0 {
+		t.Error("no run was killed")
+	}
+	t.Logf("%d of %d runs were killed", killed, rounds)
+}
+
 // slow is a box with a dataset that takes some seconds and one that does not.
 func slow(t *testing.T) (*testBox, []string) {
 	t.Helper()
