@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -134,7 +135,7 @@ func TestEmptiedTableMarksTheSnapshot(t *testing.T) {
 	stores, _ := threeDirs(t)
 	b := newBox(t, stores, pgDataset("crm", srv.URL(db, "postgres")))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
-	b.run(0, "backup", "acme/crm")
+	b.run(0, "backup", "acme/crm", "--label", "full")
 	if o := b.run(0, "snapshots"); strings.Contains(o.stdout, "anomaly") {
 		t.Error(o.stdout)
 	}
@@ -145,9 +146,19 @@ func TestEmptiedTableMarksTheSnapshot(t *testing.T) {
 	if o := b.run(0, "snapshots"); strings.Count(o.stdout, "anomaly (1)") != 1 {
 		t.Error(o.stdout)
 	}
-	o := b.run(0, "diff", "acme/crm@latest", "latest")
-	if !strings.Contains(o.stdout, "no difference") {
+	if o := b.run(0, "diff", "acme/crm@latest", "latest"); !strings.Contains(o.stdout, "no difference") {
 		t.Error(o.stdout)
+	}
+	srv.Exec(t, db, "CREATE TABLE added (i int); INSERT INTO added VALUES (1), (2)")
+	b.run(0, "backup", "acme/crm", "--label", "grown")
+	o := b.run(0, "diff", "acme/crm@full", "grown")
+	for _, want := range []string{`changed +-10 +-\d+ +"data/public\.emptied`, `added +\+2 +\+\d+ +"data/public\.added`} {
+		if !regexp.MustCompile(want).MatchString(o.stdout) {
+			t.Errorf("diff has no %s:\n%s", want, o.stdout)
+		}
+	}
+	if strings.Contains(o.stdout, "kept") {
+		t.Errorf("diff lists what did not change:\n%s", o.stdout)
 	}
 }
 
