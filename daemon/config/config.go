@@ -437,6 +437,9 @@ func (d Dataset) check() error {
 	if !slices.Contains([]string{"", "default", "fastest"}, d.Compression) {
 		return bad("compression", "compression %q is not \"default\" or \"fastest\"", d.Compression)
 	}
+	if err := d.BaseCache.check("base_cache"); err != nil {
+		return err
+	}
 	switch d.Source {
 	case "postgres":
 		u, err := url.Parse(d.URL)

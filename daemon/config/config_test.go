@@ -104,6 +104,9 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		{"endpoint", replace("https://s3.example.net", "s3.example.net"), `c.toml:13:12: store 2 ("offsite"): endpoint "s3.example.net" is not https://`},
 		{"second tenant's dataset", whole + "[[tenant]]\nname = \"b\"\nlevel = \"secret\"\n[[tenant.dataset]]\nname = \"x\"\nsource = \"files\"\npath = \"x\"\n",
 			`c.toml:44:8: tenant 2 ("b"): dataset 1 ("x"): path "x" is not`},
+		{"number for a size", replace(`source = "files"`, "source = \"files\"\nbase_cache = 64"), `c.toml:37:14: tenant 1 ("acme"): dataset 4 ("www"): base_cache: "64" is not a size such as "64GiB"`},
+		{"bad size", replace(`source = "files"`, "source = \"files\"\nbase_cache = \"64 GB\""), `base_cache: "64 GB" is not a size`},
+		{"bad compression", replace(`source = "files"`, "source = \"files\"\ncompression = \"best\""), `c.toml:37:15: tenant 1 ("acme"): dataset 4 ("www"): compression "best" is not`},
 		{"inline table", "store = [{name = \"a\", kind = \"b\"}]\n", `c.toml: store 1 ("a"): kind "b" is not`},
 		{"no secret", replace("secret_key_file", "#secret_key_file"), `c.toml:10:3: store 2 ("offsite"): access_key_file and secret_key_file are needed`},
 	} {

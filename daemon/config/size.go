@@ -1,20 +1,23 @@
 package config
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 )
 
-// Size is a TOML string such as "64GiB" or "0".
-type Size int64
+// Size is a TOML string such as "64GiB" or "0". It is no kind of integer, or
+// the decoder would take a bare 64 for bytes.
+type Size struct {
+	Bytes int64
+	text  string // what was written, if that is no size
+}
 
 var units = []struct {
 	name  string
 	bytes int64
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
 
-// UnmarshalText reads a size.
+// UnmarshalText reads a size. What is none is kept for check, as with Duration.
 func (s *Size) UnmarshalText(b []byte) error {
 	text, factor := string(b), int64(1)
 	for _, u := range units {
@@ -25,8 +28,15 @@ func (s *Size) UnmarshalText(b []byte) error {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n > 1<<50/factor || factor == 1 && n != 0 {
-		return fmt.Errorf("%q is not a size such as \"64GiB\"", b)
+		s.text = strconv.Quote(string(b))
 	}
-	*s = Size(n * factor)
+	s.Bytes = n * factor
+	return nil
+}
+
+func (s *Size) check(key string) error {
+	if s != nil && s.text != "" {
+		return bad(key, "%s: %s is not a size such as \"64GiB\"", key, s.text)
+	}
 	return nil
 }

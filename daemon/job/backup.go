@@ -176,7 +176,7 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo
 		level = pack.Fastest
 	}
 	if d.BaseCache != nil {
-		cache = int64(*d.BaseCache)
+		cache = d.BaseCache.Bytes
 	}
 	return r.Begin(ctx, repo.SaveConfig{Dataset: repo.ID(id), Dir: dir, Spool: spool, Keys: boxKeys{s.Box, t}, Signer: signer{s.Box.Signer()},
 		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)),
