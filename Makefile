@@ -40,9 +40,10 @@ lint: bin/staticcheck
 fuzz:
 	@.ci/fuzz $(or $(FUZZTIME),20s)
 
+# Beside other programs on one data set; BENCH="-size 1000 -runs 3" is the full run.
 bench: packages build
-	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
-	go test -run '^$$' -bench . ./chunker ./erasure ./repo/... ./source/...
+	@.ci/packages restic borgbackup zstd
+	@go build -o bin/bench ./daemon/cmd/bench && bin/bench $(BENCH)
 
 # The long tiers: every kill point, every fault.
 faults: packages bin/versitygw build

@@ -49,10 +49,11 @@ var allowed = map[string][]string{
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/demo":       {},
+	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/cmd/demo)$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/cmd/(bench|demo))$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^repo/store/(s3|storetest)$`)
