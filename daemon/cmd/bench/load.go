@@ -26,23 +26,29 @@ func (c *crm) load(ctx context.Context, s *server, db string) error {
 	return s.exec(ctx, db, indexes, "VACUUM ANALYZE", "CHECKPOINT")
 }
 
-// grow adds a week's new rows to every table.
+// grow adds a week's new rows to every table. Customers come first: the other
+// tables' rows refer to them.
 func (c *crm) grow(ctx context.Context, s *server, db string, week int) error {
+	if err := c.copy(ctx, s, db, tables[0], week); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(2)
-	for _, t := range tables {
-		g.Go(func() error {
-			return s.session(ctx, db, func(conn *pgx.Conn) error {
-				r, w := io.Pipe()
-				go func() {
-					w.CloseWithError(c.rows(t, week, func(b []byte) error { _, err := w.Write(b); return err }))
-				}()
-				_, err := conn.PgConn().CopyFrom(ctx, r, "COPY "+t.name+" FROM STDIN")
-				return errors.Join(err, r.Close())
-			})
-		})
+	for _, t := range tables[1:] {
+		g.Go(func() error { return c.copy(ctx, s, db, t, week) })
 	}
 	return g.Wait()
+}
+
+func (c *crm) copy(ctx context.Context, s *server, db string, t table, week int) error {
+	return s.session(ctx, db, func(conn *pgx.Conn) error {
+		r, w := io.Pipe()
+		go func() {
+			w.CloseWithError(c.rows(t, week, func(b []byte) error { _, err := w.Write(b); return err }))
+		}()
+		_, err := conn.PgConn().CopyFrom(ctx, r, "COPY "+t.name+" FROM STDIN")
+		return errors.Join(err, r.Close())
+	})
 }
 
 // advance makes week-1 into week: changes, what autovacuum does after them, and
