@@ -4,8 +4,11 @@ package source
 
 import (
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"io"
+	"math/bits"
 	"time"
 )
 
@@ -57,8 +60,10 @@ type Description struct {
 // A Snapshot is a source held at one consistency point.
 //
 // The caller opens and reads every stream to io.EOF, at most Parallel of them
-// at once and in the order of Streams, then calls Finish, and always Close.
-// Only a nil error from Finish makes the snapshot good.
+// at once, then calls Finish, and always Close. Where Parallel is 1 it opens
+// them in the order of Streams; where it is more, in any order: largest
+// SizeHint first ends soonest. Only a nil error from Finish makes the
+// snapshot good.
 type Snapshot interface {
 	Description() Description
 	// Time is the consistency point by the source's clock where it has one.
@@ -96,8 +101,33 @@ type Facts struct {
 	// bytes of its SHA-256 as a big-endian integer, summed mod 2^128; 32 hex
 	// digits.
 	RowHash string `json:"row_hash,omitempty"`
-	// Object names what the rows belong to, e.g. `public.customers`.
+	// Object names what the rows belong to, e.g. `public.customers`. The rows
+	// of one object may be in several streams: add their facts up with Plus.
 	Object string `json:"object,omitempty"`
+}
+
+// Plus returns the facts of f's and g's rows together. Where one of them has
+// no row hash, or none that can be read, the sum has none.
+func (f Facts) Plus(g Facts) Facts {
+	sum := Facts{Rows: f.Rows + g.Rows, Object: f.Object}
+	var a, b [16]byte
+	if !decodeHash(&a, f.RowHash) || !decodeHash(&b, g.RowHash) {
+		return sum
+	}
+	lo, carry := bits.Add64(binary.BigEndian.Uint64(a[8:]), binary.BigEndian.Uint64(b[8:]), 0)
+	hi, _ := bits.Add64(binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(b[:8]), carry)
+	binary.BigEndian.PutUint64(a[:8], hi)
+	binary.BigEndian.PutUint64(a[8:], lo)
+	sum.RowHash = hex.EncodeToString(a[:])
+	return sum
+}
+
+func decodeHash(to *[16]byte, s string) bool {
+	if len(s) != 2*len(to) {
+		return false
+	}
+	_, err := hex.Decode(to[:], []byte(s))
+	return err == nil
 }
 
 // StreamInfo describes a stored stream.

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -193,7 +194,8 @@ func (s *Site) stream(ctx context.Context, saver *repo.Saver, snap source.Snapsh
 	var done atomic.Int64
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, snap.Parallel()))
-	for i, st := range streams {
+	for _, i := range opening(streams, snap.Parallel()) {
+		st := streams[i]
 		g.Go(func() error {
 			if err := gctx.Err(); err != nil {
 				return err
@@ -211,6 +213,19 @@ func (s *Site) stream(ctx context.Context, saver *repo.Saver, snap source.Snapsh
 		return source.Report{}, err
 	}
 	return snap.Finish(ctx)
+}
+
+// opening is the order in which to open streams: where several are read at
+// once the largest first, or the last may be read alone.
+func opening(streams []source.Stream, parallel int) []int {
+	order := make([]int, len(streams))
+	for i := range order {
+		order[i] = i
+	}
+	if parallel > 1 {
+		slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(streams[b].SizeHint, streams[a].SizeHint) })
+	}
+	return order
 }
 
 // counted counts what is read.
@@ -266,22 +281,33 @@ func anomalies(previous *repo.Contents, report source.Report) []string {
 	if previous == nil {
 		return nil
 	}
-	var out []string
+	// Rows by object: what lay in one stream may be in several now.
+	now := map[string]int64{}
+	for name, f := range report.Streams {
+		now[cmp.Or(f.Object, name)] += f.Rows
+	}
+	var names []string
+	before := map[string]int64{}
 	for _, st := range previous.Streams {
-		var before source.Facts
-		if st.Facts == nil || json.Unmarshal(st.Facts, &before) != nil || before.Rows == 0 {
+		var f source.Facts
+		if st.Facts == nil || json.Unmarshal(st.Facts, &f) != nil {
 			continue
 		}
-		name := before.Object
-		if name == "" {
-			name = st.Name
+		name := cmp.Or(f.Object, st.Name)
+		if _, seen := before[name]; !seen {
+			names = append(names, name)
 		}
-		now, ok := report.Streams[st.Name]
+		before[name] += f.Rows
+	}
+	var out []string
+	for _, name := range names {
+		rows, ok := now[name]
 		switch {
+		case before[name] == 0:
 		case !ok:
-			out = append(out, fmt.Sprintf("%s had %d rows and is gone", name, before.Rows))
-		case now.Rows == 0:
-			out = append(out, fmt.Sprintf("%s had %d rows and now has none", name, before.Rows))
+			out = append(out, fmt.Sprintf("%s had %d rows and is gone", name, before[name]))
+		case rows == 0:
+			out = append(out, fmt.Sprintf("%s had %d rows and now has none", name, before[name]))
 		}
 	}
 	return out

@@ -45,7 +45,9 @@ type table struct {
 	Where    string // condition of an extension's configuration table
 	HasData  bool   // false for a partitioned table: its partitions have it
 	Config   bool   // belongs to an extension, which marked it as data
+	Heap     bool   // rows lie in blocks that a ctid tells
 	Size     int64  // estimate
+	Blocks   int64  // of the rows themselves; known once the table is locked
 	Readable bool
 	RowLevel bool // row security would hide rows from this role
 }
@@ -70,6 +72,7 @@ SELECT c.oid, c.relfilenode, n.nspname::text, c.relname::text, pg_catalog.pg_get
 		FROM pg_catalog.pg_attribute a
 		WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''), ''),
 	COALESCE(x.condition, ''), c.relkind = 'r', x.extension IS NOT NULL,
+	COALESCE((SELECT m.amname = 'heap' FROM pg_catalog.pg_am m WHERE m.oid = c.relam), false),
 	(GREATEST(c.relpages, 0)::bigint + COALESCE((SELECT GREATEST(t.relpages, 0) FROM pg_catalog.pg_class t WHERE t.oid = c.reltoastrelid), 0))
 		* current_setting('block_size')::bigint,
 	COALESCE(pg_catalog.has_schema_privilege(n.oid, 'USAGE') AND (pg_catalog.has_table_privilege(c.oid, 'SELECT') OR NOT EXISTS (
@@ -95,13 +98,41 @@ func readTables(ctx context.Context, c *pgx.Conn) ([]table, error) {
 	}
 	tables, err := pgx.CollectRows(rows, func(r pgx.CollectableRow) (t table, err error) {
 		err = r.Scan(&t.OID, &t.Filenode, &t.Schema, &t.Name, &t.Owner, &t.Object, &t.Columns, &t.Where, &t.HasData,
-			&t.Config, &t.Size, &t.Readable, &t.RowLevel)
+			&t.Config, &t.Heap, &t.Size, &t.Readable, &t.RowLevel)
 		return t, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
 	}
 	return tables, nil
+}
+
+// measure replaces the estimates of locked tables' sizes: those stand still
+// between one ANALYZE and the next. Of tables that are not locked it would
+// wait for whoever has them.
+func measure(ctx context.Context, c *pgx.Conn, tables []table) error {
+	at := map[uint32]int{}
+	oids := make([]uint32, len(tables))
+	for i, t := range tables {
+		at[t.OID], oids[i] = i, t.OID
+	}
+	rows, err := c.Query(ctx, `SELECT c.oid, pg_catalog.pg_relation_size(c.oid) / current_setting('block_size')::bigint,
+			pg_catalog.pg_relation_size(c.oid) + COALESCE(pg_catalog.pg_relation_size(NULLIF(c.reltoastrelid, 0)), 0)
+		FROM pg_catalog.pg_class c WHERE c.oid = ANY ($1::oid[]) AND c.relkind = 'r'`, oids)
+	if err != nil {
+		return fmt.Errorf("measure tables: %w", err)
+	}
+	var oid uint32
+	var blocks, size int64
+	_, err = pgx.ForEachRow(rows, []any{&oid, &blocks, &size}, func() error {
+		t := &tables[at[oid]]
+		t.Blocks, t.Size = blocks, size
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("measure tables: %w", err)
+	}
+	return nil
 }
 
 func identities(tables []table) map[tableID]bool {

@@ -92,13 +92,14 @@ func (d *dialer) connect(ctx context.Context) (*pgx.Conn, error) {
 
 // sessionSettings are what pg_dump sets in its own sessions, so that values
 // have one text form whatever the role's or database's defaults are, and what
-// it leaves to the environment: TimeZone, bytea_output and parallel plans,
-// which would mix the order of rows.
+// it leaves to the environment: TimeZone, bytea_output, compiled plans, which
+// cost more than they save here, and parallel ones, which would mix the order
+// of rows.
 const sessionSettings = `
 SELECT pg_catalog.set_config('search_path', '', false);
 SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0;
 SET DateStyle = ISO; SET IntervalStyle = postgres; SET extra_float_digits = 3; SET TimeZone = 'UTC';
-SET bytea_output = hex; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0;
+SET bytea_output = hex; SET synchronize_seqscans = off; SET max_parallel_workers_per_gather = 0; SET jit = off;
 SET row_security = off; SET quote_all_identifiers = off; SET standard_conforming_strings = on;
 SET xmloption = content; SET client_min_messages = warning; SET default_transaction_read_only = off;
 `

@@ -148,18 +148,23 @@ func (c *copyStream) Close() error {
 	return nil
 }
 
-// copyTable reads one table on a session that has joined the snapshot.
-func copyTable(ctx context.Context, c *pgx.Conn, t table, encoding string, w io.Writer) (int64, error) {
+// copyTable reads one part of a table on a session that has joined the
+// snapshot.
+func copyTable(ctx context.Context, c *pgx.Conn, p part, encoding string, w io.Writer) (int64, error) {
 	// Ours is not the only ACCESS SHARE on it: waiting means that a session
 	// with DDL waits for our lock session, which waits for us.
-	err := simple(ctx, c, "LOCK TABLE ONLY "+t.Object+" IN ACCESS SHARE MODE NOWAIT")
+	sql := "LOCK TABLE ONLY " + p.Object + " IN ACCESS SHARE MODE NOWAIT;" + wholeSettings
+	if !p.whole() {
+		sql += rangeSettings
+	}
+	err := simple(ctx, c, sql)
 	if err != nil {
 		if pgErr, ok := errors.AsType[*pgconn.PgError](err); ok && pgErr.Code == "55P03" {
 			return 0, fmt.Errorf("lock: another session waits to lock the table exclusively: %w", err)
 		}
 		return 0, fmt.Errorf("lock: %w", err)
 	}
-	tag, err := c.PgConn().CopyTo(ctx, w, copyOutSQL(t, encoding))
+	tag, err := c.PgConn().CopyTo(ctx, w, copyOutSQL(p, encoding))
 	if err != nil {
 		return 0, fmt.Errorf("copy: %w", err)
 	}
@@ -168,10 +173,13 @@ func copyTable(ctx context.Context, c *pgx.Conn, t table, encoding string, w io.
 
 // copyOutSQL is what pg_dump would run (dumpTableData_copy), with the
 // encoding named so that the session itself can stay in UTF-8.
-func copyOutSQL(t table, encoding string) string {
-	from := t.Object + " " + columnList(t.Columns)
-	if t.Where != "" {
-		from = "(SELECT " + t.Columns + " FROM " + t.Object + " " + t.Where + ")"
+func copyOutSQL(p part, encoding string) string {
+	from := p.Object + " " + columnList(p.Columns)
+	switch {
+	case !p.whole():
+		from = "(" + rangeQuery(p) + ")"
+	case p.Where != "":
+		from = "(SELECT " + p.Columns + " FROM " + p.Object + " " + p.Where + ")"
 	}
 	return "COPY " + from + " TO STDOUT (ENCODING " + literal(encoding) + ")"
 }

@@ -193,7 +193,7 @@ func (l *loader) parallel(ctx context.Context, n int, work func(context.Context,
 
 // data loads rows, biggest table first, then sequences and large objects.
 func (l *loader) data(ctx context.Context) error {
-	tables := slices.DeleteFunc(l.tables(), func(s source.StreamInfo) bool { return !l.selected(s.Facts.Object) })
+	tables := l.selection()
 	slices.SortStableFunc(tables, func(a, b source.StreamInfo) int { return int(min(max(b.Length-a.Length, -1), 1)) })
 	rows := make([]int64, len(tables))
 	err := l.parallel(ctx, len(tables), func(ctx context.Context, c *pgx.Conn, i int) (err error) {
@@ -203,8 +203,8 @@ func (l *loader) data(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.report.Tables = len(whole(tables))
 	for i, s := range tables {
-		l.report.Tables++
 		l.report.Rows += rows[i]
 		l.report.Bytes += s.Length
 	}

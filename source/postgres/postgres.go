@@ -41,7 +41,19 @@ type Config struct {
 	// letters and digits. Whoever owns the database must not be able to guess
 	// it; equal dumps need an equal one. "" means a random one per snapshot.
 	RestrictKey string
+
+	// Plain heap tables of more bytes than splitOver are read in ranges of
+	// rangeBlocks blocks; both are set by tests that split small tables, 0
+	// means the constants below. A range's length may not change from one
+	// snapshot to the next: range i is matched against range i of last week.
+	splitOver   int64
+	rangeBlocks int64
 }
+
+const (
+	defaultSplitOver   = 2 << 30
+	defaultRangeBlocks = 131072 // 1 GiB
+)
 
 // Source is a PostgreSQL database.
 type Source struct {
@@ -61,6 +73,12 @@ func New(cfg Config) (*Source, error) {
 	}
 	if cfg.Jobs < 0 || cfg.Jobs > 16 {
 		return nil, fmt.Errorf("postgres: %d jobs: want 1 to 16", cfg.Jobs)
+	}
+	if cfg.splitOver == 0 {
+		cfg.splitOver = defaultSplitOver
+	}
+	if cfg.rangeBlocks == 0 {
+		cfg.rangeBlocks = defaultRangeBlocks
 	}
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = 30 * time.Second

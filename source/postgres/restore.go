@@ -29,8 +29,8 @@ type Target struct {
 	NoOwner bool
 	// Role is what the sessions become after login (SET ROLE); "" for none.
 	Role string
-	// Jobs is how many tables and indexes are loaded at once; 0 means 2, at
-	// most 32.
+	// Jobs is how many tables, or ranges of one, and indexes are loaded at
+	// once; 0 means 2, at most 32.
 	Jobs int
 	// Only names the tables, as Facts.Object does, whose rows are loaded; nil
 	// means all. The schema is made whole, foreign keys to tables that are
@@ -141,6 +141,11 @@ func newLoader(stored source.Stored, target Target) (*loader, error) {
 // tables are the streams of rows.
 func (l *loader) tables() []source.StreamInfo {
 	return slices.DeleteFunc(slices.Clone(l.stored.Streams()), func(s source.StreamInfo) bool { return s.Kind != source.KindRows })
+}
+
+// selection are those of the tables that are to be loaded.
+func (l *loader) selection() []source.StreamInfo {
+	return slices.DeleteFunc(l.tables(), func(s source.StreamInfo) bool { return !l.selected(s.Facts.Object) })
 }
 
 func (l *loader) selected(object string) bool {

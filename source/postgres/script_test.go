@@ -112,14 +112,3 @@ func TestStreamNamesAreCleanAndDistinct(t *testing.T) {
 		}
 	}
 }
-
-func TestBigTablesComeFirst(t *testing.T) {
-	in := []table{{Name: "a", Size: 5}, {Name: "b", Size: largeTable}, {Name: "c", Size: 9}, {Name: "d", Size: 3 * largeTable}}
-	var got []string
-	for _, t := range largeFirst(in) {
-		got = append(got, t.Name)
-	}
-	if want := []string{"d", "b", "a", "c"}; !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}

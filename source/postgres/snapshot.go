@@ -17,7 +17,8 @@ import (
 	"strongroom/source"
 )
 
-// Names of the streams; a table's is dataPrefix and its name.
+// Names of the streams; a table's is dataPrefix and its name, and partsOf says
+// what those of ranges are.
 const (
 	rolesStream    = "roles.sql"
 	preDataStream  = "pre-data.sql"
@@ -27,21 +28,18 @@ const (
 	postDataStream = "post-data.sql"
 )
 
-// largeTable is from where on tables are read ahead of their turn, biggest
-// first: left to its place in the dump, the biggest may be read last and
-// alone. Rows load in any order, nothing refers to them before post-data.
-const largeTable = 64 << 20
-
 // snapshot is an open dump.
 type snapshot struct {
 	held    *held
 	dialer  *dialer
 	env     *childEnv
-	jobs    int
+	cfg     Config
 	desc    source.Description
 	srv     server
 	detail  json.RawMessage
 	streams []source.Stream
+	// objectSize is an estimate of the large objects' bytes.
+	objectSize int64
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -75,11 +73,11 @@ func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &snapshot{held: h, dialer: d, jobs: s.cfg.Jobs, idle: make(chan *pgx.Conn, s.cfg.Jobs),
+	n := &snapshot{held: h, dialer: d, cfg: s.cfg, idle: make(chan *pgx.Conn, s.cfg.Jobs),
 		left: map[string]bool{}, facts: map[string]source.Facts{}, active: map[io.Closer]bool{}}
 	n.ctx, n.cancel = context.WithCancelCause(context.Background())
 	if n.env, err = newChildEnv(d, s.cfg.TempDir); err == nil {
-		err = n.load(ctx, s.cfg)
+		err = n.load(ctx)
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.Close())
@@ -102,10 +100,13 @@ func (s *Source) preflight(ctx context.Context, d *dialer) error {
 }
 
 // load reads all but the rows, and compares pg_dump's list of data with ours.
-func (n *snapshot) load(ctx context.Context, cfg Config) error {
-	h := n.held
+func (n *snapshot) load(ctx context.Context) error {
+	h, cfg := n.held, n.cfg
 	var err error
 	if n.srv, err = readServer(ctx, h.coord); err != nil {
+		return err
+	}
+	if err := measure(ctx, h.coord, h.tables); err != nil {
 		return err
 	}
 	n.desc = describe(n.srv, h.tables)
@@ -124,7 +125,8 @@ func (n *snapshot) load(ctx context.Context, cfg Config) error {
 		return err
 	}
 	var objects bool
-	if err := h.coord.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata)").Scan(&objects); err != nil {
+	const look = `SELECT EXISTS (SELECT FROM pg_catalog.pg_largeobject_metadata), pg_catalog.pg_relation_size('pg_catalog.pg_largeobject')`
+	if err := h.coord.QueryRow(ctx, look).Scan(&objects, &n.objectSize); err != nil {
 		return fmt.Errorf("look for large objects: %w", err)
 	}
 	if objects != text.toc.objects {
@@ -144,28 +146,7 @@ func (n *snapshot) load(ctx context.Context, cfg Config) error {
 	if n.detail, err = readDetail(ctx, h, n.srv, progs, roles, seqs); err != nil {
 		return err
 	}
-	return n.list(ctx, text, largeFirst(tables), seqs, roles)
-}
-
-// largeFirst moves big tables to the front and keeps pg_dump's order else.
-func largeFirst(tables []table) []table {
-	weight := func(t table) int64 {
-		if t.Size < largeTable {
-			return 0
-		}
-		return t.Size
-	}
-	out := slices.Clone(tables)
-	slices.SortStableFunc(out, func(a, b table) int {
-		switch wa, wb := weight(a), weight(b); {
-		case wa > wb:
-			return -1
-		case wa < wb:
-			return 1
-		}
-		return 0
-	})
-	return out
+	return n.list(ctx, text, tables, seqs, roles)
 }
 
 // list makes the streams, in dump order.
@@ -182,8 +163,10 @@ func (n *snapshot) list(ctx context.Context, text schema, tables []table, seqs [
 		if err != nil {
 			return err
 		}
-		n.add(source.Stream{Name: dataPrefix + plainName(t.Object), Kind: source.KindRows, SizeHint: t.Size,
-			Open: func(ctx context.Context) (io.ReadCloser, error) { return n.openTable(ctx, t, head) }})
+		for _, p := range n.cfg.partsOf(t, n.srv.Major) {
+			n.add(source.Stream{Name: p.name, Kind: source.KindRows, SizeHint: p.size,
+				Open: func(ctx context.Context) (io.ReadCloser, error) { return n.openTable(ctx, p, head) }})
+		}
 	}
 	if len(seqs) > 0 {
 		b, err := enc.bytes(ctx, sequencesSQL(seqs))
@@ -193,7 +176,7 @@ func (n *snapshot) list(ctx context.Context, text schema, tables []table, seqs [
 		n.addText(sequenceStream, b)
 	}
 	if text.toc.objects {
-		n.add(source.Stream{Name: objectStream, Kind: source.KindSQL, Open: n.openObjects})
+		n.add(source.Stream{Name: objectStream, Kind: source.KindSQL, SizeHint: n.objectSize, Open: n.openObjects})
 	}
 	n.addText(postDataStream, text.postData)
 	return nil
@@ -222,24 +205,24 @@ func (n *snapshot) addText(name string, text []byte) {
 func (n *snapshot) Description() source.Description { return n.desc }
 func (n *snapshot) Time() time.Time                 { return n.held.Time }
 func (n *snapshot) Streams() []source.Stream        { return slices.Clone(n.streams) }
-func (n *snapshot) Parallel() int                   { return n.jobs }
+func (n *snapshot) Parallel() int                   { return n.cfg.Jobs }
 
-// openTable starts the COPY of one table.
-func (n *snapshot) openTable(ctx context.Context, t table, head []byte) (io.ReadCloser, error) {
+// openTable starts the COPY of one part of a table.
+func (n *snapshot) openTable(ctx context.Context, p part, head []byte) (io.ReadCloser, error) {
 	c, err := n.worker(ctx)
 	if err != nil {
-		return nil, n.fail(fmt.Errorf("dump table %s: %w", t.Object, err))
+		return nil, n.fail(fmt.Errorf("dump table %s: %w", p.Object, err))
 	}
 	cs := startCopy(ctx, head, func(ctx context.Context, w io.Writer) (int64, error) {
-		rows, err := copyTable(ctx, c, t, n.srv.Encoding, w)
+		rows, err := copyTable(ctx, c, p, n.srv.Encoding, w)
 		n.putWorker(c, err == nil)
 		if err != nil {
-			return 0, fmt.Errorf("dump table %s: %w", t.Object, err)
+			return 0, fmt.Errorf("dump table %s: %w", p.Object, err)
 		}
 		return rows, nil
 	})
-	facts := func() source.Facts { return cs.sum.facts(plainName(t.Object)) }
-	return n.track(ctx, dataPrefix+plainName(t.Object), cs, facts, nil)
+	facts := func() source.Facts { return cs.sum.facts(plainName(p.Object)) }
+	return n.track(ctx, p.name, cs, facts, nil)
 }
 
 func (n *snapshot) openObjects(ctx context.Context) (io.ReadCloser, error) {

@@ -155,6 +155,35 @@ func rowsOf(c *repo.Contents) []streamRow {
 	return rows
 }
 
+// item is what people compare: a table, which may be in several streams, or a
+// stream that is no table's.
+type item struct {
+	streamRow
+	streams int
+	hashes  string // of all its streams
+}
+
+// itemsOf adds up the streams of one object. An item has the name of its first
+// stream, in which place it stands.
+func itemsOf(c *repo.Contents) []item {
+	at := map[string]int{}
+	var items []item
+	for i, r := range rowsOf(c) {
+		hash := c.Streams[i].BLAKE3
+		if r.Facts != nil && r.Facts.Object != "" {
+			if j, ok := at[r.Facts.Object]; ok {
+				it := &items[j]
+				sum := it.Facts.Plus(*r.Facts)
+				it.Facts, it.Length, it.streams, it.hashes = &sum, it.Length+r.Length, it.streams+1, it.hashes+hash
+				continue
+			}
+			at[r.Facts.Object] = len(items)
+		}
+		items = append(items, item{r, 1, hash})
+	}
+	return items
+}
+
 func (a *app) lsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls TENANT/DATASET[@SNAPSHOT]",
@@ -181,12 +210,15 @@ func (a *app) lsCommand() *cobra.Command {
 			var b strings.Builder
 			w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "STREAM\tKIND\tSIZE\tROWS")
-			for _, r := range rows {
+			for _, it := range itemsOf(o.Contents()) {
 				n := ""
-				if r.Facts != nil {
-					n = fmt.Sprint(r.Facts.Rows)
+				if it.Facts != nil {
+					n = fmt.Sprint(it.Facts.Rows)
 				}
-				fmt.Fprintf(w, "%q\t%s\t%s\t%s\n", r.Name, r.Kind, rescue.Bytes(r.Length), n)
+				if it.streams > 1 {
+					n += fmt.Sprintf(" in %d ranges", it.streams)
+				}
+				fmt.Fprintf(w, "%q\t%s\t%s\t%s\n", it.Name, it.Kind, rescue.Bytes(it.Length), n)
 			}
 			w.Flush()
 			return a.ui.Result(map[string]any{"snapshot": o.Snapshot().ID(), "streams": rows}, "snapshot %s\n%s", o.Snapshot().ID(), b.String())
@@ -286,34 +318,43 @@ type change struct {
 }
 
 func diffStreams(x, y *repo.Contents) []change {
-	before := map[string]repo.Stream{}
-	for _, s := range x.Streams {
+	was := itemsOf(x)
+	before := map[string]item{}
+	for _, s := range was {
 		before[s.Name] = s
 	}
-	rows := func(s repo.Stream) int64 {
-		var f source.Facts
-		if len(s.Facts) == 0 || json.Unmarshal(s.Facts, &f) != nil {
+	rows := func(s item) int64 {
+		if s.Facts == nil {
 			return 0
 		}
-		return f.Rows
+		return s.Facts.Rows
 	}
 	out := []change{}
-	for _, s := range y.Streams {
+	for _, s := range itemsOf(y) {
 		b, ok := before[s.Name]
 		delete(before, s.Name)
 		switch {
 		case !ok:
 			out = append(out, change{s.Name, "added", rows(s), s.Length})
-		case b.BLAKE3 != s.BLAKE3:
+		case !sameRows(b, s):
 			out = append(out, change{s.Name, "changed", rows(s) - rows(b), s.Length - b.Length})
 		}
 	}
-	for _, s := range x.Streams {
+	for _, s := range was {
 		if _, left := before[s.Name]; left {
 			out = append(out, change{s.Name, "removed", -rows(s), -s.Length})
 		}
 	}
 	return out
+}
+
+// sameRows compares bytes or, where a table is cut differently now, its rows
+// by their hash, which knows no order.
+func sameRows(a, b item) bool {
+	if a.streams != b.streams && a.Facts != nil && b.Facts != nil && a.Facts.RowHash != "" {
+		return *a.Facts == *b.Facts
+	}
+	return a.hashes == b.hashes
 }
 
 // printDiff prints changes of streams, which may have rows, or of files.
