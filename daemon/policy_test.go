@@ -28,7 +28,8 @@ var allowed = map[string][]string{
 	"repo":                 {"chunker", "erasure", "repo/seal", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
 
 	"source":                {},
-	"source/postgres":       {"source"},
+	"source/rowhash":        {},
+	"source/postgres":       {"source", "source/rowhash"},
 	"source/postgres/...":   {"source", "source/postgres/..."},
 	"source/sqlite":         {"source", "source/files/publish", "source/files/scratch"},
 	"source/command":        {"source", "source/files/publish"},

@@ -9,6 +9,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"strongroom/source"
+	"strongroom/source/rowhash"
 )
 
 const (
@@ -35,8 +38,8 @@ type copyStream struct {
 	done   chan struct{} // closed when producer and hasher are gone
 	err    error         // the producer's; set before out is closed
 
-	fill *batch // owned by the producer
-	sum  rowSum // owned by the hasher until it is gone
+	fill *batch      // owned by the producer
+	sum  rowhash.Sum // owned by the hasher until it is gone
 
 	head []byte // owned by Read
 	cur  *batch
@@ -56,7 +59,7 @@ func startCopy(ctx context.Context, head []byte, produce func(context.Context, i
 	go func() {
 		defer close(hashed)
 		for b := range c.hash {
-			c.sum.add(b.data)
+			c.sum.Write(b.data)
 			c.release(b)
 		}
 	}()
@@ -68,8 +71,8 @@ func startCopy(ctx context.Context, head []byte, produce func(context.Context, i
 		}
 		close(c.hash)
 		<-hashed
-		if err == nil && (rows != c.sum.rows || c.sum.part != nil) {
-			err = fmt.Errorf("server sent %d rows and says that it sent %d", c.sum.rows, rows)
+		if err == nil && (rows != c.sum.Rows() || c.sum.InRow()) {
+			err = fmt.Errorf("server sent %d rows and says that it sent %d", c.sum.Rows(), rows)
 		}
 		if err == nil {
 			c.out <- &batch{data: []byte(copyEnd)} // one more than there are batches: never blocks
@@ -146,6 +149,12 @@ func (c *copyStream) Close() error {
 	c.cancel()
 	<-c.done
 	return nil
+}
+
+func (c *copyStream) facts(object string) source.Facts { return facts(&c.sum, object) }
+
+func facts(s *rowhash.Sum, object string) source.Facts {
+	return source.Facts{Rows: s.Rows(), RowHash: s.Hash(), Object: object}
 }
 
 // copyTable reads one part of a table on a session that has joined the

@@ -35,7 +35,7 @@ func TestCopyStreamPassesAllBytesAndCountsRows(t *testing.T) {
 	if n, err := cs.Read(make([]byte, 1)); n != 0 || err != io.EOF {
 		t.Errorf("after the end: %d, %v", n, err)
 	}
-	if f := cs.sum.facts("o"); f.Rows != 5000 || f.Object != "o" {
+	if f := cs.facts("o"); f.Rows != 5000 || f.Object != "o" {
 		t.Errorf("facts %+v", f)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
+
+	"strongroom/source/rowhash"
 )
 
 const (
@@ -33,7 +35,7 @@ type loStream struct {
 	off  int64
 
 	// A row is an object: its number in decimal, a tab, its contents.
-	sum   rowSum
+	sum   rowhash.Sum
 	whole hash.Hash
 }
 
@@ -98,7 +100,7 @@ func (l *loStream) piece() error {
 		return nil
 	}
 	l.open = false
-	l.sum.sum(l.whole.Sum(nil))
+	l.sum.Add(l.whole.Sum(nil))
 	l.buf = append(l.buf, "SELECT pg_catalog.lo_close(0);\n\n"...)
 	return nil
 }

@@ -221,7 +221,7 @@ func (n *snapshot) openTable(ctx context.Context, p part, head []byte) (io.ReadC
 		}
 		return rows, nil
 	})
-	facts := func() source.Facts { return cs.sum.facts(plainName(p.Object)) }
+	facts := func() source.Facts { return cs.facts(plainName(p.Object)) }
 	return n.track(ctx, p.name, cs, facts, nil)
 }
 
@@ -231,7 +231,7 @@ func (n *snapshot) openObjects(ctx context.Context) (io.ReadCloser, error) {
 		return nil, n.fail(fmt.Errorf("dump large objects: %w", err))
 	}
 	l := newLOStream(ctx, c)
-	facts := func() source.Facts { return l.sum.facts("large objects") }
+	facts := func() source.Facts { return facts(&l.sum, "large objects") }
 	return n.track(ctx, objectStream, l, facts, func() { n.putWorker(c, l.err == io.EOF) })
 }
 

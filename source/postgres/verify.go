@@ -62,7 +62,7 @@ func (l *loader) verifyObjects(ctx context.Context) error {
 	if _, err := io.Copy(io.Discard, lo); err != nil {
 		return fmt.Errorf("verify large objects: %w", err)
 	}
-	if got := lo.sum.facts(want.Object); got != want {
+	if got := facts(&lo.sum, want.Object); got != want {
 		return fmt.Errorf("verify large objects: there are %d with hash %s, the snapshot has %d with %s", got.Rows, got.RowHash, want.Rows, want.RowHash)
 	}
 	return nil
@@ -86,7 +86,7 @@ func (l *loader) verifyTable(ctx context.Context, c *pgx.Conn, s source.StreamIn
 	if _, err := io.Copy(io.Discard, cs); err != nil {
 		return fmt.Errorf("verify table %s: %w", s.Facts.Object, err)
 	}
-	if got := cs.sum.facts(s.Facts.Object); got != *s.Facts {
+	if got := cs.facts(s.Facts.Object); got != *s.Facts {
 		return fmt.Errorf("verify table %s: it has %d rows with hash %s, the snapshot has %d with %s",
 			s.Facts.Object, got.Rows, got.RowHash, s.Facts.Rows, s.Facts.RowHash)
 	}
