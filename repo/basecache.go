@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"strongroom/erasure"
 	"strongroom/repo/spread"
+	"strongroom/repo/store"
 )
 
 // A packCache keeps the packs of the open generation on the box, sealed as on
@@ -91,11 +93,47 @@ func (c *packCache) add(p PackRecord, shards [][]byte) {
 func (c *packCache) claim(n int64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n > c.room {
+	if n > c.room || n > 0 && c.crowded(n) {
 		return false
 	}
 	c.room -= n
 	return true
+}
+
+// crowded reports whether n more bytes would take the last tenth of the disk:
+// that is for the spool, the journal and the map.
+func (c *packCache) crowded(n int64) bool {
+	var st syscall.Statfs_t
+	if syscall.Statfs(c.dir, &st) != nil {
+		return true
+	}
+	return int64(st.Bavail)*st.Bsize-n < int64(st.Blocks)*st.Bsize/10
+}
+
+// drop gives all of the cache up for the rest of the run; it reports whether
+// that can have made room.
+func (c *packCache) drop() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.room = 0
+	files, _ := os.ReadDir(c.dir)
+	return len(files) > 0 && os.RemoveAll(c.dir) == nil
+}
+
+// A roomySpool is the spool of a run that has a cache: what must be kept takes
+// the place of what may be lost.
+type roomySpool struct {
+	store.Store
+	cache *packCache
+}
+
+// Put stores an object in the spool.
+func (s roomySpool) Put(ctx context.Context, key string, body []byte, sum [32]byte) error {
+	err := s.Store.Put(ctx, key, body, sum)
+	if errors.Is(err, store.ErrFull) && s.cache.drop() {
+		err = s.Store.Put(ctx, key, body, sum)
+	}
+	return err
 }
 
 func (c *packCache) write(p PackRecord, shards [][]byte) error {
@@ -111,7 +149,10 @@ func (c *packCache) write(p PackRecord, shards [][]byte) error {
 		left -= n
 	}
 	// The name tells that it is whole; that it is right, each segment does.
-	return errors.Join(err, f.Close(), os.Rename(f.Name(), c.path(p.ID)))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), c.path(p.ID))
 }
 
 // Segments appends sealed segments of a pack to dst, as spread.Reader does. A

@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -143,7 +144,9 @@ func (s *Saver) chooseGeneration(ctx context.Context) error {
 	}
 	why := ""
 	if s.head != nil {
-		why = s.appendable(ctx)
+		if why = s.appendable(ctx); why == "" {
+			why = s.outgrown()
+		}
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -156,6 +159,7 @@ func (s *Saver) chooseGeneration(ctx context.Context) error {
 		s.c.Log("a new generation begins: %s", why)
 		s.epoch = s.head.Epoch
 	}
+	s.base, s.tables, s.began = nil, nil, cmp.Or(why, "it is the first snapshot of the dataset")
 	s.epoch, s.sequence = s.epoch+1, 1
 	if old.Epoch == s.epoch && old.Sequence == 1 && old.Base == s.headHash() {
 		key, err := s.c.Keys.Generation(s.r.Tenant, s.c.Dataset, old.Generation)
@@ -215,6 +219,37 @@ func (s *Saver) appendable(ctx context.Context) string {
 		}
 	}
 	s.key = key
+	return ""
+}
+
+// worthwhile is how many bytes must be at stake before a generation ends for
+// its size: what is smaller costs nothing either way.
+const worthwhile = 16 << 20
+
+// outgrown says why a generation that could be gone on with is better ended,
+// or "": a restore from it reads ever more packs that hold ever less of the
+// newest snapshot, and nothing of it can be deleted before all of it.
+func (s *Saver) outgrown() string {
+	h := s.head.Entry
+	if h == nil {
+		return "" // without the catalogue key it cannot be told
+	}
+	if s.head.Sequence > 1 && h.New > worthwhile && h.New > h.Read/2 {
+		return fmt.Sprintf("more than half of the last snapshot was new (%d of %d bytes)", h.New, h.Read)
+	}
+	var full, growth int64
+	for _, m := range s.listing.Of(s.c.Dataset) {
+		switch {
+		case m.Generation != s.head.Generation || m.Entry == nil:
+		case m.Sequence == 1:
+			full = m.Entry.Stored
+		default:
+			growth += m.Entry.Stored
+		}
+	}
+	if growth > worthwhile && growth > full && full > 0 {
+		return fmt.Sprintf("what was stored since its full snapshot outgrew that (%d and %d bytes)", growth, full)
+	}
 	return ""
 }
 
@@ -286,6 +321,7 @@ func (s *Saver) openMaps(ctx context.Context, kept []journalPack) error {
 	if s.cache, err = openPackCache(s.c.Dir, s.generation, s.c.BaseCache); err != nil {
 		return err
 	}
+	s.spool = roomySpool{s.c.Spool, s.cache}
 	if s.base != nil {
 		m, err := openMap(s.c.Dir, mapName(s.base.hash), key)
 		if err != nil {
@@ -333,7 +369,7 @@ func (s *Saver) start(ctx context.Context) error {
 		next = max(next, p.Number+1)
 	}
 	p := &packer{tenant: s.r.Tenant, generation: s.generation, key: s.key, prefix: generationPrefix(s.r.Tenant, s.generation),
-		set: s.set, spool: s.c.Spool, journal: s.journal, cache: s.cache, level: s.c.Level, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables), packBytes: s.c.packBytes}
+		set: s.set, spool: s.spool, journal: s.journal, cache: s.cache, level: s.c.Level, geometry: s.geometry, nextPack: next, table: slices.Clone(s.tables), packBytes: s.c.packBytes}
 	var err error
 	s.packer, err = newPacker(ctx, p)
 	return err

@@ -29,6 +29,7 @@ type Catalogue struct {
 	Stored    int64     `json:"stored"` // bytes of the packs it added, before parity
 	Coded     int64     `json:"coded"`  // bytes of all their shards
 	Rows      int64     `json:"rows,omitempty"`
+	Began     string    `json:"began,omitempty"`     // why it began a generation, if it did
 	Partial   bool      `json:"partial,omitempty"`   // something selected could not be read
 	Anomalies []string  `json:"anomalies,omitempty"` // facts that look wrong beside the snapshot before
 	Warnings  []string  `json:"warnings,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -274,4 +275,27 @@ func (w *world) mustDecodeFew(t *testing.T, when string, want []byte) {
 	if decodes*10 > len(distinct)*13+40 {
 		t.Errorf("%s: %d decodes of %d blocks", when, decodes, len(distinct))
 	}
+}
+
+func TestAGenerationThatIsOutgrownEnds(t *testing.T) {
+	w := newWorld(t, 1)
+	full := random(18<<20, 1)
+	save := func(epoch, sequence uint32, began string, parts ...[]byte) {
+		t.Helper()
+		data := bytes.Join(parts, nil)
+		s := w.mustSave(namedBytes{"a", data})
+		if s.Epoch != epoch || s.Sequence != sequence || !strings.HasPrefix(s.Catalogue.Began, began) || (began == "") != (s.Catalogue.Began == "") {
+			t.Fatalf("it is %d.%d, because %q; want %d.%d, %q", s.Epoch, s.Sequence, s.Catalogue.Began, epoch, sequence, began)
+		}
+		w.mustRestore("", namedBytes{"a", data})
+	}
+	save(1, 1, "it is the first snapshot", full)
+	save(1, 2, "", full, random(17<<20, 2))
+	// That was not half of it, and no more than the full one.
+	save(1, 3, "", full, random(2<<20, 3))
+	save(2, 1, "what was stored since its full snapshot outgrew that", full)
+	save(2, 2, "", random(18<<20, 4))
+	save(3, 1, "more than half of the last snapshot was new", full)
+	w.per = 1
+	save(4, 1, "the last one has its 1 snapshots", full)
 }

@@ -162,11 +162,11 @@ func (s *Saver) place(ctx context.Context, p PackRecord, i int, shard []byte) (i
 		s.set.Fail(i, err)
 	}
 	key := p.Key(prefix, i, 0)
-	err := s.c.Spool.Put(ctx, key, shard, p.Shards[i])
+	err := s.spool.Put(ctx, key, shard, p.Shards[i])
 	if errors.Is(err, store.ErrExists) {
 		// Damaged on the box's own disk; nothing there is write-once.
 		if err = s.c.Spool.Remove(key); err == nil {
-			err = s.c.Spool.Put(ctx, key, shard, p.Shards[i])
+			err = s.spool.Put(ctx, key, shard, p.Shards[i])
 		}
 	}
 	if err != nil {
@@ -255,7 +255,7 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 			s.set.Fail(i, err)
 		}
 	}
-	if err := s.c.Spool.Put(ctx, key, m.raw, sum); err != nil {
+	if err := s.spool.Put(ctx, key, m.raw, sum); err != nil {
 		return nil, fmt.Errorf("spool manifest: %w", err)
 	}
 	done, err := s.putManifest(ctx, m)

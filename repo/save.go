@@ -17,6 +17,7 @@ import (
 	"strongroom/erasure"
 	"strongroom/repo/pack"
 	"strongroom/repo/spread"
+	"strongroom/repo/store"
 )
 
 // GenerationKeys keeps the keys of open generations on the box.
@@ -74,6 +75,7 @@ type Saver struct {
 	generation ID
 	epoch      uint32
 	sequence   uint32
+	began      string // why a new generation begins
 	key        Secret
 	chunkKey   []byte
 	geometry   erasure.Geometry
@@ -88,6 +90,7 @@ type Saver struct {
 	baseMap    *snapMap     // of base; nil if it is lost
 	baseBlocks *blockReader // of the base cache
 	cache      *packCache
+	spool      store.Store // c.Spool, for which the cache makes room
 	recent     *recentChunks
 	tables     []pack.Entry // the generation's table before this run
 	units      unitPool
@@ -443,6 +446,9 @@ func (s *Saver) buildManifest(c Commit, contents *Contents) (*Manifest, error) {
 
 // fillCounts completes a catalogue entry.
 func (s *Saver) fillCounts(c *Catalogue) {
+	if s.sequence == 1 {
+		c.Began = s.began
+	}
 	c.Streams, c.Read, c.New, c.Stored = len(s.streams), s.read, s.fresh, s.packer.stored
 	for _, p := range s.packer.packs {
 		c.Coded += p.Stored()

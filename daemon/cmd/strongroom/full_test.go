@@ -143,3 +143,30 @@ func TestRestoreTargetThatIsFull(t *testing.T) {
 		t.Errorf("left behind: %v", after)
 	}
 }
+
+// What is kept to compare with is disposable: it makes room when the spool
+// needs it.
+func TestBaseCacheMakesRoomForTheSpool(t *testing.T) {
+	disk, _ := smallDisk(t, 24)
+	stores, paths := threeDirs(t)
+	data := filepath.Join(t.TempDir(), "data")
+	b := newBox(t, stores, commandDataset("dump", "/bin/cat", data))
+	text := string(must(os.ReadFile(b.config))(t))
+	b.write("c.toml", strings.Replace(text, b.path("state"), filepath.Join(disk, "state"), 1))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	fill := func(n int64) {
+		t.Helper()
+		if out, err := exec.Command("/bin/sh", "-c", fmt.Sprintf("head -c %d /dev/urandom >> %s", n, data)).CombinedOutput(); err != nil {
+			t.Fatal(err, string(out))
+		}
+	}
+	fill(14_000_000)
+	b.run(0, "backup", "acme/dump", "--label", "v1") // its cache takes most of the disk
+	if err := os.Rename(paths[1], paths[1]+".away"); err != nil {
+		t.Fatal(err)
+	}
+	fill(4_000_000)
+	b.run(3, "backup", "acme/dump", "--label", "v2") // 9 MB for the store that is away
+	b.run(0, "restore", "acme/dump@v2", "--to", b.path("out"))
+	sameBytes(t, b.path("out"), data)
+}

@@ -20,7 +20,8 @@ import (
 )
 
 func (a *app) snapshotsCommand() *cobra.Command {
-	return &cobra.Command{
+	var verbose bool
+	cmd := &cobra.Command{
 		Use:   "snapshots [TENANT[/DATASET]]",
 		Short: "List snapshots",
 		Args:  cobra.MaximumNArgs(1),
@@ -37,9 +38,11 @@ func (a *app) snapshotsCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.snapshots(cmd, site, tenant, dataset)
+			return a.snapshots(cmd, site, tenant, dataset, verbose)
 		},
 	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "say how each snapshot stands in its generation")
+	return cmd
 }
 
 // listed is a snapshot as it is printed.
@@ -53,10 +56,11 @@ type listed struct {
 	Stores    []string        `json:"stores"`
 	Conflict  bool            `json:"conflict,omitempty"`
 	Tenant    string          `json:"tenant"`
+	Why       string          `json:"why"` // it is in this generation
 	Catalogue *repo.Catalogue `json:"catalogue"`
 }
 
-func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset string) error {
+func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset string, verbose bool) error {
 	items := []listed{}
 	problems := 0
 	for _, t := range site.Config.Tenants {
@@ -71,6 +75,7 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 			problems++
 			a.ui.Log("warning: %s", p.Text)
 		}
+		grown := map[repo.ID]*growth{}
 		for _, s := range l.Snapshots {
 			if s.Entry == nil || dataset != "" && s.Entry.Dataset != dataset {
 				continue
@@ -80,13 +85,17 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 			if !s.KeepUntil.IsZero() {
 				it.KeepUntil = &s.KeepUntil
 			}
+			if grown[s.Generation] == nil {
+				grown[s.Generation] = &growth{}
+			}
+			it.Why = grown[s.Generation].add(s, job.PerGeneration(s.Entry.Level))
 			items = append(items, it)
 		}
 	}
 	if dataset != "" && len(items) == 0 && !a.configured(site, tenant, dataset) {
 		return fmt.Errorf("%w: the configuration has no dataset %s/%s, and the stores that answer have none of it", repo.ErrNoSnapshot, tenant, dataset)
 	}
-	if err := a.ui.Result(items, "%s", snapshotTable(items)); err != nil {
+	if err := a.ui.Result(items, "%s", snapshotTable(items, verbose)); err != nil {
 		return err
 	}
 	if problems > 0 {
@@ -103,13 +112,14 @@ func (a *app) configured(site *job.Site, tenant, dataset string) bool {
 	return ok
 }
 
-func snapshotTable(items []listed) string {
+func snapshotTable(items []listed, verbose bool) string {
 	if len(items) == 0 {
 		return "no snapshots\n"
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "DATASET\tSNAPSHOT\tNO\tTIME (UTC)\tSIZE\tNEW\tSTORED\tSTATE\tNOTES")
+	var why []string
 	for _, s := range items {
 		var notes []string
 		if s.Conflict {
@@ -127,9 +137,32 @@ func snapshotTable(items []listed) string {
 		fmt.Fprintf(w, "%s/%s\t%s\t%d.%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Catalogue.Dataset, s.Snapshot, s.Epoch, s.Sequence,
 			s.Time.Format("2006-01-02 15:04:05"), rescue.Bytes(s.Catalogue.Read), rescue.Bytes(s.Catalogue.New), rescue.Bytes(s.Catalogue.Stored),
 			s.State, strings.Join(notes, ", "))
+		if verbose {
+			why = append(why, fmt.Sprintf("%s/%s %d.%d: %s", s.Tenant, s.Catalogue.Dataset, s.Epoch, s.Sequence, s.Why))
+		}
 	}
 	w.Flush()
+	if verbose {
+		fmt.Fprintf(&b, "\n%s\n", strings.Join(why, "\n"))
+	}
 	return b.String()
+}
+
+// growth is what a generation has stored so far.
+type growth struct{ full, since int64 }
+
+// add counts a snapshot and says how it stands in its generation.
+func (g *growth) add(s *repo.Snapshot, most int) string {
+	if s.Sequence == 1 {
+		g.full = s.Entry.Stored
+		return fmt.Sprintf("a full snapshot: %s", s.Entry.Began)
+	}
+	g.since += s.Entry.Stored
+	text := fmt.Sprintf("builds on the full one: %d of at most %d snapshots", s.Sequence, most)
+	if g.full > 0 {
+		text += fmt.Sprintf("; %s stored since the full one, %d %% of it", rescue.Bytes(g.since), 100*g.since/g.full)
+	}
+	return text
 }
 
 // streamRow is a stream as ls prints it.
