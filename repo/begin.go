@@ -237,18 +237,18 @@ func (s *Saver) outgrown() string {
 	if s.head.Sequence > 1 && h.New > worthwhile && h.New > h.Read/2 {
 		return fmt.Sprintf("more than half of the last snapshot was new (%d of %d bytes)", h.New, h.Read)
 	}
-	var full, growth int64
+	var full, growth int64 // what a full snapshot would store now, and what was stored since
 	for _, m := range s.listing.Of(s.c.Dataset) {
 		switch {
 		case m.Generation != s.head.Generation || m.Entry == nil:
-		case m.Sequence == 1:
-			full = m.Entry.Stored
-		default:
+		case m.Sequence == 1 && m.Entry.Read > 0:
+			full = int64(float64(m.Entry.Stored) * float64(h.Read) / float64(m.Entry.Read))
+		case m.Sequence > 1:
 			growth += m.Entry.Stored
 		}
 	}
 	if growth > worthwhile && growth > full && full > 0 {
-		return fmt.Sprintf("what was stored since its full snapshot outgrew that (%d and %d bytes)", growth, full)
+		return fmt.Sprintf("what was stored since its full snapshot, %d bytes, is more than a full one takes now, about %d", growth, full)
 	}
 	return ""
 }

@@ -293,7 +293,8 @@ func TestAGenerationThatIsOutgrownEnds(t *testing.T) {
 	save(1, 2, "", full, random(17<<20, 2))
 	// That was not half of it, and no more than the full one.
 	save(1, 3, "", full, random(2<<20, 3))
-	save(2, 1, "what was stored since its full snapshot outgrew that", full)
+	save(1, 4, "", full) // of what it has now a full one would be larger
+	save(2, 1, "what was stored since its full snapshot", full)
 	save(2, 2, "", random(18<<20, 4))
 	save(3, 1, "more than half of the last snapshot was new", full)
 	w.per = 1

@@ -18,11 +18,16 @@ import (
 	"strongroom/repo/store"
 )
 
-// Memory of a backup, in MiB, for n of k = 2 (the worst profile): two packs
-// being filled or sealed, 64; two stripes being coded or uploaded, 128; blocks
-// on their way, a dozen; a chunker and a block for each stream, 2 each.
+// Memory of a backup, in MiB, for 2+1 (2+2 has 32 more): the pack being filled
+// or sealed, 32; two stripes being coded or uploaded, 96; for each stream four
+// segments, a block and a table of anchors, 9; blocks on their way, 6;
+// compressors, 16; chunks stored lately, 6. When there is a base: its blocks,
+// 64; the table of far anchors, at most 16; pieces of the map, 5. The program's
+// memory limit is set by this.
 const (
-	packWriters = 2
+	// packWriters: sealing takes a tenth of the time that filling does, and
+	// others have work meanwhile.
+	packWriters = 1
 	stripes     = 2
 )
 
