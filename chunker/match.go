@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
-	"math"
 	"math/bits"
 	"slices"
 )
@@ -30,9 +29,9 @@ const (
 	shortReach = 1 << 20
 	longMatch  = 1 << 10
 	smallBase  = 24 << 20
-	// neighbourhood is how far apart diagonals are that mean one place:
-	// insertions and deletions shift them.
-	neighbourhood = 16 << 10
+	// agreeApart is how many bytes lie between two anchors of one diagonal that
+	// make a place worth a look.
+	agreeApart = 512
 	// stride bytes are matched at a time, so that the place follows the stream.
 	stride = 64 << 10
 	// farLeast bytes without a match, and more, are looked for elsewhere.
@@ -75,18 +74,24 @@ type Match struct {
 // It is not safe for concurrent use.
 type Matcher struct {
 	base   Base
-	sparse *Sparse // may be nil
-	place  int64   // where the next new byte would lie in the base
+	sparse func() *Sparse // may be nil, and may return nil
+	place  int64          // where the next new byte would lie in the base
 
 	table  [][2]entry
 	lo, hi int64 // the part of the base whose anchors the table has
 
 	reach int64    // how far from the place short matches count
-	votes [8]int64 // diagonals of anchors that lie farther
+	votes [16]vote // anchors that lie farther, the last ones
 	voted int      // how many were noted
 
-	jumps map[int64]int // by neighbourhood, reused
+	jumps map[int64]int // first anchor by diagonal, reused
 	seen  []Match       // of far
+}
+
+// vote is the diagonal of an anchor and where in p it is.
+type vote struct {
+	d  int64
+	at int
 }
 
 // entry is an anchor of the base: the front of its offset is that of the
@@ -97,13 +102,12 @@ type entry struct {
 }
 
 // NewMatcher returns a Matcher whose place is at offset place of the base.
-func NewMatcher(base Base, sparse *Sparse, place int64) *Matcher {
+// sparse is called when the table of far anchors is first needed; without one
+// nothing is looked for far away.
+func NewMatcher(base Base, sparse func() *Sparse, place int64) *Matcher {
 	m := &Matcher{base: base, sparse: sparse, place: place, lo: place, hi: place, reach: shortReach, jumps: map[int64]int{}}
 	if base.Len() <= smallBase {
 		m.reach = Window
-	}
-	for i := range m.votes {
-		m.votes[i] = math.MinInt64 / 2
 	}
 	return m
 }
@@ -123,6 +127,7 @@ func (m *Matcher) Match(found []Match, p []byte, anchors []Anchor, next int64) [
 		hi := min(lo+stride, len(p))
 		var part []Anchor
 		part, anchors = split(anchors, hi)
+		m.voted = 0
 		at := len(found)
 		found = m.near(found, p, lo, hi, part)
 		if m.sparse != nil {
@@ -242,7 +247,7 @@ func (m *Matcher) candidate(p []byte, done, at int, hash uint32, near int64) (be
 		}
 		least := MinMatch
 		if d := end - near; d > m.reach || d < -m.reach {
-			if least = longMatch; !m.agree(end - int64(at)) {
+			if least = longMatch; !m.agree(end-int64(at), at) {
 				continue
 			}
 		}
@@ -255,14 +260,16 @@ func (m *Matcher) candidate(p []byte, done, at int, hash uint32, near int64) (be
 	return best, ok
 }
 
-// agree notes a diagonal and reports whether one of the last ones was near it.
-func (m *Matcher) agree(d int64) bool {
-	for _, v := range m.votes {
-		if d-v < neighbourhood && v-d < neighbourhood {
-			return true
+// agree notes the diagonal of an anchor at p[at] and reports whether one of the
+// last ones, some way off, had the same: then what lies between is most likely
+// a long match, and no row that was updated and moved.
+func (m *Matcher) agree(d int64, at int) bool {
+	for i, v := range m.votes {
+		if v.d == d && i < m.voted {
+			return at-v.at >= agreeApart || v.at-at >= agreeApart
 		}
 	}
-	m.votes[m.voted%len(m.votes)] = d
+	m.votes[m.voted%len(m.votes)] = vote{d, at}
 	m.voted++
 	return false
 }
@@ -350,22 +357,26 @@ func (m *Matcher) shift(found []Match, p []byte) {
 }
 
 // jump looks for another place for p[lo:hi], whose anchors are given, by the
-// sparse table: a neighbourhood that two or more of them agree on, the first.
+// sparse table: the first diagonal that two of them agree on, some way off each
+// other.
 func (m *Matcher) jump(lo, hi int, anchors []Anchor) (to int64, ok bool) {
+	table := m.sparse()
+	if table == nil {
+		return 0, false
+	}
 	clear(m.jumps)
 	for _, a := range anchors {
-		end, hit := m.sparse.Find(a.Hash)
+		end, hit := table.Find(a.Hash)
 		if !hit {
 			continue
 		}
 		d := end - int64(a.End)
-		for key := d / neighbourhood; key <= d/neighbourhood+1; key++ {
-			if m.jumps[key]++; m.jumps[key] < 2 {
-				continue
-			}
-			if to = d + int64(lo); to >= m.lo && to+int64(hi-lo) <= m.hi {
-				break // it was looked at
-			}
+		first, seen := m.jumps[d]
+		switch to = d + int64(lo); {
+		case !seen:
+			m.jumps[d] = int(a.End)
+		case int(a.End)-first < agreeApart, to >= m.lo && to+int64(hi-lo) <= m.hi: // a row, or looked at
+		default:
 			return max(0, min(to, m.base.Len())), true
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 )
 
@@ -94,7 +95,7 @@ func (b *memBase) sparse() *Sparse {
 // how many matches the rest is. Every match is compared with the base.
 func matched(t testing.TB, b *memBase, data []byte) (fresh, matches int) {
 	t.Helper()
-	m := NewMatcher(b, b.sparse(), 0)
+	m := NewMatcher(b, sync.OnceValue(b.sparse), 0)
 	var found []Match
 	eachSegment(t, data, func(s *Segment) {
 		found = m.Match(found[:0], s.Data, s.Anchors, -1)
@@ -363,7 +364,7 @@ func TestABaseThatIsLostFindsLess(t *testing.T) {
 	base := x.dump()
 	x.week(100, 10, 100)
 	b := &holes{memBase: newBase(t, base)}
-	m := NewMatcher(b, b.sparse(), 0)
+	m := NewMatcher(b, sync.OnceValue(b.sparse), 0)
 	eachSegment(t, x.dump(), func(s *Segment) {
 		for _, f := range m.Match(nil, s.Data, s.Anchors, -1) {
 			if !bytes.Equal(s.Data[f.At:f.At+f.Len], base[f.From:f.From+int64(f.Len)]) {
@@ -401,7 +402,8 @@ func BenchmarkMatch(b *testing.B) {
 	eachSegment(b, data, func(s *Segment) {
 		list = append(list, &Segment{Data: bytes.Clone(s.Data), Anchors: slices.Clone(s.Anchors)})
 	})
-	sparse := base.sparse()
+	table := base.sparse()
+	sparse := func() *Sparse { return table }
 	b.SetBytes(int64(len(data)))
 	for b.Loop() {
 		m := NewMatcher(base, sparse, 0)

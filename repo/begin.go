@@ -328,6 +328,7 @@ func (s *Saver) openMaps(ctx context.Context, kept []journalPack) error {
 			s.c.Log("the map of the last snapshot is gone (%v): this one stores what it cannot find", err)
 		} else {
 			s.known, s.baseMap = append(s.known, m), m
+			go m.finder() // it takes a quarter of a second for a GiB
 			s.baseBlocks = newBlockReader(s.base.Manifest, s.key, s.cache, nil)
 			s.baseBlocks.table = slices.Clone(s.tables)
 		}

@@ -17,6 +17,10 @@ const (
 	// cacheBlocks is how many blocks a reader keeps. Writers may count on it
 	// when they choose what to reuse: it is a constant of the format.
 	cacheBlocks = 64
+	// maxReaders bounds memory when many streams are read at once.
+	maxReaders = 2
+	// spareBlocks is how much memory of forgotten blocks is kept.
+	spareBlocks = 16
 	// fetches is how many runs of blocks are fetched and decoded at once.
 	fetches = 4
 	// runBytes is how much of a pack one fetch takes at most.
@@ -45,6 +49,7 @@ type blockReader struct {
 	mu      sync.Mutex // guards what follows
 	cache   map[uint32]*cached
 	lru     *list.List // of *cached, most recent in front
+	readers int        // of streams, that are open
 	room    int        // blocks to keep
 	spare   [][]byte   // memory of blocks that were forgotten
 	fetched int        // blocks decoded so far
@@ -184,15 +189,16 @@ func (b *blockReader) memory() []byte {
 	return make([]byte, 0, pack.MaxBlock)
 }
 
-// reserve changes how many blocks are kept, by what one more reader needs or
-// one less.
+// reserve makes room for one reader more, or one less: each needs a cache of its
+// own, up to maxReaders of them.
 func (b *blockReader) reserve(n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.room += n
+	b.readers += n
+	b.room = cacheBlocks * max(1, min(b.readers, maxReaders))
 	b.evict()
-	if b.room < len(b.spare) {
-		b.spare = b.spare[:max(b.room, 0)]
+	if len(b.spare) > spareBlocks {
+		b.spare = b.spare[:spareBlocks]
 	}
 }
 

@@ -1,7 +1,6 @@
 package repo
 
 import (
-	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -208,6 +207,7 @@ func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCl
 		return nil, fmt.Errorf("stream %q has no bytes [%d, +%d)", name, off, n)
 	}
 	ctx, cancel := context.WithCancel(ctx)
+	o.blocks.reserve(1)
 	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, next: o.extents.extents(ctx, s.first, s.Extents)}
 	if off == 0 && n == s.Length {
 		r.whole, r.want = blake3.New(), s.BLAKE3
@@ -292,7 +292,10 @@ func (r *streamReader) more() (bool, error) {
 }
 
 func (r *streamReader) Close() error {
-	r.err = cmp.Or(r.err, errClosed)
+	if r.err != errClosed {
+		r.o.blocks.reserve(-1)
+	}
+	r.err = errClosed
 	r.cur = nil
 	r.let()
 	if r.cancel != nil {

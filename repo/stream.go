@@ -94,7 +94,7 @@ func (s *Saver) newStreamWriter(ctx context.Context, name string) *streamWriter 
 		w.views[m] = newBaseView(ctx, m, s.baseBlocks)
 	}
 	if s.baseMap != nil {
-		w.matcher = chunker.NewMatcher(w.views[s.baseMap], s.baseMap.finder(), s.baseMap.starts[name])
+		w.matcher = chunker.NewMatcher(w.views[s.baseMap], s.baseMap.finder, s.baseMap.starts[name])
 	}
 	return w
 }
