@@ -43,31 +43,34 @@ type lanes struct {
 // cannot be preempted, hence the limit.
 //
 //go:noescape
-func step(l *lanes, busy, fresh uint16) (ended uint16)
+func step(l *lanes, t *tables, busy, fresh uint16) (ended uint16)
 
-// start is the first hash state, of FIPS 180-4, 5.3.3.
-var start = [8]uint32{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}
-
-// constants are those of FIPS 180-4, 4.2.2.
-var constants = [64]uint32{
-	0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
-	0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
-	0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
-	0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
-	0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
-	0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
-	0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
-	0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+// tables are what step looks things up in.
+type tables struct {
+	start     [8]uint32  // FIPS 180-4, 5.3.3
+	constants [64]uint32 // 4.2.2
+	// masks are, by the bytes that a row has left plus one, those of a block
+	// that belong to it and where 0x80 goes. Past the row's end there is
+	// neither.
+	masks [66][2]uint64
 }
 
-// masks are, by the bytes that a row has left plus one, those of a block that
-// belong to it and where 0x80 goes. Past the row's end there is neither.
-var masks = func() (m [66][2]uint64) {
+var lookup = func() *tables {
+	t := &tables{start: [8]uint32{0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19}, constants: [64]uint32{
+		0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+		0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+		0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+		0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+		0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+		0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+		0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+		0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
+	}}
 	for rem := range 64 {
-		m[rem+1] = [2]uint64{1<<rem - 1, 1 << rem}
+		t.masks[rem+1] = [2]uint64{1<<rem - 1, 1 << rem}
 	}
-	m[65][0] = 1<<64 - 1
-	return m
+	t.masks[65][0] = 1<<64 - 1
+	return t
 }()
 
 // take hashes the rows that end in p, or keeps copies of what is left of
@@ -103,7 +106,7 @@ func (l *lanes) take(s *Sum, p []byte) []byte {
 }
 
 func (l *lanes) run(s *Sum) {
-	ended := step(l, l.busy, l.fresh)
+	ended := step(l, lookup, l.busy, l.fresh)
 	l.fresh = 0
 	for e := ended; e != 0; e &= e - 1 {
 		i := bits.TrailingZeros16(e)

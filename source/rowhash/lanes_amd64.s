@@ -118,14 +118,15 @@ GLOBL swap<>(SB), RODATA|NOPTR, $16
 	VPADDD (lanes_h+64*j)(DI), z, z; \
 	VMOVDQU32 z, (lanes_h+64*j)(DI)
 
-// func step(l *lanes, busy, fresh uint16) (ended uint16)
-TEXT ·step(SB), NOSPLIT, $64-18
+// func step(l *lanes, t *tables, busy, fresh uint16) (ended uint16)
+TEXT ·step(SB), NOSPLIT, $64-26
 	MOVQ    l+0(FP), DI
-	MOVWLZX busy+8(FP), R8
-	MOVWLZX fresh+10(FP), AX
+	MOVQ    t+8(FP), SI
+	MOVWLZX busy+16(FP), R8
+	MOVWLZX fresh+18(FP), AX
 	KMOVW   AX, K4
 	MOVL    $1024, DX
-	LEAQ    ·masks(SB), R10
+	LEAQ    tables_masks(SI), R10
 
 block:
 	// The mask of lane i is entry rem+1 of the table, rem kept in -1 … 64.
@@ -181,7 +182,7 @@ block:
 	VPADDD       lanes_off(DI), Z24, Z24
 	VMOVDQU32    Z24, lanes_off(DI)
 
-	LEAQ  ·start(SB), R9
+	LEAQ  tables_start(SI), R9
 	BEGIN(0, Z0)
 	BEGIN(1, Z1)
 	BEGIN(2, Z2)
@@ -191,7 +192,7 @@ block:
 	BEGIN(6, Z6)
 	BEGIN(7, Z7)
 	KXORW K4, K4, K4
-	LEAQ  ·constants(SB), R9
+	LEAQ  tables_constants(SI), R9
 	MOVL  $3, CX
 
 rounds:
@@ -249,5 +250,5 @@ rounds:
 
 done:
 	VZEROUPPER
-	MOVW AX, ended+16(FP)
+	MOVW AX, ended+24(FP)
 	RET
