@@ -3,6 +3,7 @@ package postgres
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,12 +36,7 @@ func (l *loader) script(ctx context.Context, stream string) error {
 		entries[i].statements = l.keep(entries[i])
 	}
 	for len(entries) > 0 {
-		n := 1
-		if k := entries[0].kind; k == "INDEX" || k == "CONSTRAINT" {
-			for n < len(entries) && entries[n].kind == k {
-				n++
-			}
-		}
+		n := run(entries)
 		if n > 1 {
 			err = l.together(ctx, entries[:n])
 		} else {
@@ -93,28 +89,23 @@ func (l *loader) ofAbsent(stmt string) bool {
 // referenced is the table that a foreign key points to, as Facts.Object.
 func referenced(e entry) string {
 	for _, s := range e.statements {
-		_, after, ok := strings.Cut(s, " REFERENCES ")
-		if !ok {
-			continue
-		}
-		inQuotes := false
-		for i, c := range after {
-			if c == '"' {
-				inQuotes = !inQuotes
-			}
-			if c == '(' && !inQuotes {
-				return plainName(after[:i])
-			}
+		if _, after, ok := cutUnquoted(s, " REFERENCES "); ok {
+			name, _, _ := cutUnquoted(after, "(")
+			return plainName(name)
 		}
 	}
 	return ""
 }
 
-// remember keeps what the script set for the statements after it.
+// remember keeps what the script set for the statements after it, and which
+// tables are partitions.
 func (l *loader) remember(e entry) {
 	for _, s := range e.statements {
 		if name, _, ok := strings.Cut(strings.TrimPrefix(s, "SET "), " = "); ok && strings.HasPrefix(s, "SET ") {
 			l.state[name] = s
+		}
+		if child, parent, ok := partitionOf(s); ok {
+			l.parents[child] = parent
 		}
 	}
 }
@@ -129,30 +120,8 @@ func (l *loader) execEntry(ctx context.Context, c *pgx.Conn, e entry) error {
 	return nil
 }
 
-// together makes indexes, or constraints of one kind that need one, at once:
-// none depends on another.
-func (l *loader) together(ctx context.Context, entries []entry) error {
-	return l.parallel(ctx, len(entries), func(ctx context.Context, c *pgx.Conn, i int) error {
-		return l.execEntry(ctx, c, entries[i])
-	}, func() { l.remember(entry{statements: lastSets(entries)}) })
-}
-
-// lastSets are the SET statements of entries in their order: pg_dump writes
-// them behind the entry before the one that they are for.
-func lastSets(entries []entry) []string {
-	var sets []string
-	for _, e := range entries {
-		for _, s := range e.statements {
-			if strings.HasPrefix(s, "SET ") {
-				sets = append(sets, s)
-			}
-		}
-	}
-	return sets
-}
-
 // parallel runs n pieces of work on up to Jobs sessions of their own.
-func (l *loader) parallel(ctx context.Context, n int, work func(context.Context, *pgx.Conn, int) error, after func()) error {
+func (l *loader) parallel(ctx context.Context, n int, work func(context.Context, *pgx.Conn, int) error) error {
 	g, gctx := errgroup.WithContext(ctx)
 	var next struct {
 		sync.Mutex
@@ -184,29 +153,29 @@ func (l *loader) parallel(ctx context.Context, n int, work func(context.Context,
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	after()
-	return nil
+	return g.Wait()
 }
 
-// data loads rows, biggest table first, then sequences and large objects.
+// data loads rows, largest stream first, then sequences and large objects.
 func (l *loader) data(ctx context.Context) error {
 	tables := l.selection()
-	slices.SortStableFunc(tables, func(a, b source.StreamInfo) int { return int(min(max(b.Length-a.Length, -1), 1)) })
-	rows := make([]int64, len(tables))
-	err := l.parallel(ctx, len(tables), func(ctx context.Context, c *pgx.Conn, i int) (err error) {
-		rows[i], err = l.loadTable(ctx, c, tables[i])
-		return err
-	}, func() {})
-	if err != nil {
-		return err
+	slices.SortStableFunc(tables, func(a, b source.StreamInfo) int { return cmp.Compare(b.Length, a.Length) })
+	for _, s := range tables {
+		l.report.Bytes += s.Length
+		l.report.Rows += s.Facts.Rows
 	}
 	l.report.Tables = len(whole(tables))
-	for i, s := range tables {
-		l.report.Rows += rows[i]
-		l.report.Bytes += s.Length
+	for len(tables) > 0 && oversized(tables[0], l.report.Bytes, l.target.Jobs) {
+		if err := l.loadShared(ctx, tables[0]); err != nil {
+			return err
+		}
+		tables = tables[1:]
+	}
+	err := l.parallel(ctx, len(tables), func(ctx context.Context, c *pgx.Conn, i int) error {
+		return l.loadTable(ctx, c, tables[i])
+	})
+	if err != nil {
+		return err
 	}
 	if l.has(sequenceStream) {
 		if err := l.script(ctx, sequenceStream); err != nil {
@@ -223,26 +192,82 @@ func (l *loader) data(ctx context.Context) error {
 	return l.loadObjects(ctx)
 }
 
-// loadTable copies one stream into its table and compares the server's count.
-func (l *loader) loadTable(ctx context.Context, c *pgx.Conn, s source.StreamInfo) (int64, error) {
+// rowStream are a stream's rows without what stands around them.
+type rowStream struct {
+	rowsOnly
+	io.Closer
+}
+
+// openRows opens a stream and returns what stands between COPY and FROM.
+func (l *loader) openRows(ctx context.Context, s source.StreamInfo) (string, *rowStream, error) {
 	r, err := l.stored.Open(ctx, s.Name, 0, -1)
 	if err != nil {
-		return 0, fmt.Errorf("load table %s: %w", s.Facts.Object, err)
+		return "", nil, fmt.Errorf("load table %s: %w", s.Facts.Object, err)
 	}
-	defer r.Close()
 	br := bufio.NewReaderSize(r, 256<<10)
 	target, err := readCopyHead(br)
 	if err != nil {
-		return 0, fmt.Errorf("load table %s: %w", s.Facts.Object, err)
+		return "", nil, fmt.Errorf("load table %s: %w", s.Facts.Object, errors.Join(err, r.Close()))
 	}
-	tag, err := c.PgConn().CopyFrom(ctx, &rowsOnly{r: br}, "COPY "+target+" FROM STDIN")
+	return target, &rowStream{rowsOnly{br}, r}, nil
+}
+
+// loadTable copies one stream into its table.
+func (l *loader) loadTable(ctx context.Context, c *pgx.Conn, s source.StreamInfo) error {
+	target, rows, err := l.openRows(ctx, s)
 	if err != nil {
-		return 0, fmt.Errorf("load table %s: %w", s.Facts.Object, err)
+		return err
 	}
-	if n := tag.RowsAffected(); n != s.Facts.Rows {
-		return 0, fmt.Errorf("load table %s: server took %d rows, the snapshot has %d", s.Facts.Object, n, s.Facts.Rows)
+	defer rows.Close()
+	copyIn, done := "COPY "+target+" FROM STDIN", ""
+	if l.alone(s) {
+		if err := simple(ctx, c, "BEGIN; TRUNCATE ONLY "+nameOf(target)); err != nil {
+			return fmt.Errorf("load table %s: %w", s.Facts.Object, err)
+		}
+		copyIn, done = copyIn+" (FREEZE)", "COMMIT"
 	}
-	return s.Facts.Rows, nil
+	tag, err := c.PgConn().CopyFrom(ctx, rows, copyIn)
+	if err == nil {
+		err = simple(ctx, c, done)
+	}
+	if err != nil {
+		return fmt.Errorf("load table %s: %w", s.Facts.Object, err)
+	}
+	return wantRows(s, tag.RowsAffected())
+}
+
+// wantRows compares the server's count of what it took with the snapshot's.
+func wantRows(s source.StreamInfo, n int64) error {
+	if n != s.Facts.Rows {
+		return fmt.Errorf("load table %s: server took %d rows, the snapshot has %d", s.Facts.Object, n, s.Facts.Rows)
+	}
+	return nil
+}
+
+// freezeFrom is from where on the work of alone is worth it.
+const freezeFrom = 1 << 20
+
+// alone reports whether a stream may be loaded in a transaction that empties
+// its table, which is empty anyway: then the server writes rows as if they had
+// been there for long, which saves the next reader of the table, be it an index,
+// the work of looking and writing that down, and it writes no WAL where
+// wal_level is minimal. The lock keeps out other ranges of the table, and an
+// extension's table has rows of the extension's.
+func (l *loader) alone(s source.StreamInfo) bool {
+	return s.Length >= freezeFrom && l.ranges[s.Facts.Object] == 1 &&
+		!slices.ContainsFunc(l.detail.Config, func(t configTable) bool { return t.Object == s.Facts.Object })
+}
+
+// nameOf is a table's name in what stands between COPY and FROM.
+func nameOf(target string) string {
+	inQuotes := false
+	for i, c := range target {
+		inQuotes = inQuotes != (c == '"')
+		if c == '(' && !inQuotes {
+			return target[:i]
+		}
+	}
+	return target
 }
 
 // readCopyHead reads copyHead's text and returns what stands between COPY and
@@ -286,29 +311,18 @@ func semicolonOutsideQuotes(s []byte) bool {
 }
 
 // rowsOnly reads up to copyEnd, which must be the end of the stream.
-type rowsOnly struct {
-	r    io.Reader
-	held []byte // the last bytes read, maybe copyEnd
-	err  error
-}
+type rowsOnly struct{ r *bufio.Reader }
 
-func (r *rowsOnly) Read(p []byte) (int, error) {
+func (r rowsOnly) Read(p []byte) (int, error) {
 	const keep = len(copyEnd)
-	for r.err == nil && len(r.held) <= keep {
-		var buf [64 << 10]byte
-		n, err := r.r.Read(buf[:])
-		r.held = append(r.held, buf[:n]...)
-		r.err = err
+	b, err := r.r.Peek(keep + 1)
+	if len(b) > keep {
+		return r.r.Read(p[:min(len(p), r.r.Buffered()-keep)])
 	}
-	if r.err == nil || len(r.held) > keep {
-		n := copy(p, r.held[:len(r.held)-keep])
-		r.held = r.held[:copy(r.held, r.held[n:])]
-		return n, nil
+	if err == io.EOF && string(b) != copyEnd {
+		err = fmt.Errorf("bad end of the rows: %q", b)
 	}
-	if r.err == io.EOF && string(r.held) != copyEnd {
-		r.err = fmt.Errorf("bad end of the rows: %q", r.held)
-	}
-	return 0, r.err
+	return 0, err
 }
 
 // loadObjects sends the text of large objects, some lines at a time; a line

@@ -68,7 +68,11 @@ type loader struct {
 	main *pgx.Conn
 	// absent are roles that do not exist here and could not be made.
 	absent map[string]bool
-	report RestoreReport
+	// ranges counts the streams of each table.
+	ranges map[string]int
+	// parents says of each partition whose it is, as pre-data makes it.
+	parents map[string]string
+	report  RestoreReport
 	// state is the last SET of each variable in the schema's text: workers
 	// need the same.
 	state map[string]string
@@ -123,12 +127,14 @@ func newLoader(stored source.Stored, target Target) (*loader, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{stored: stored, target: target, detail: det, dialer: d, absent: map[string]bool{}, state: map[string]string{}}
+	l := &loader{stored: stored, target: target, detail: det, dialer: d, absent: map[string]bool{}, ranges: map[string]int{}, parents: map[string]string{},
+		state: map[string]string{}}
 	l.report.Database = d.cfg.Database
 	for _, s := range l.tables() {
 		if s.Facts == nil {
 			return nil, fmt.Errorf("snapshot has no facts of %s", s.Name)
 		}
+		l.ranges[s.Facts.Object]++
 	}
 	for _, name := range target.Only {
 		if !slices.ContainsFunc(l.tables(), func(s source.StreamInfo) bool { return s.Facts.Object == name }) {

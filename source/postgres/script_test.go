@@ -71,17 +71,17 @@ func TestRowsEndWithTheirMark(t *testing.T) {
 	rows := strings.Repeat("1\tx\n", 50000)
 	for _, r := range []io.Reader{strings.NewReader(rows + copyEnd), iotest.HalfReader(strings.NewReader(rows + copyEnd)),
 		iotest.DataErrReader(strings.NewReader(rows + copyEnd))} {
-		got, err := io.ReadAll(&rowsOnly{r: r})
+		got, err := io.ReadAll(rowsOnly{bufio.NewReaderSize(r, 1000)})
 		if err != nil || string(got) != rows {
 			t.Errorf("got %d bytes, %v; want %d", len(got), err, len(rows))
 		}
 	}
 	for _, bad := range []string{"", "\n", rows, rows + "\\.\n", rows + copyEnd + "x"} {
-		if _, err := io.ReadAll(&rowsOnly{r: strings.NewReader(bad)}); err == nil {
+		if _, err := io.ReadAll(rowsOnly{bufio.NewReader(strings.NewReader(bad))}); err == nil {
 			t.Errorf("%d bytes without the mark are taken", len(bad))
 		}
 	}
-	if _, err := io.ReadAll(&rowsOnly{r: io.MultiReader(strings.NewReader(rows+copyEnd), iotest.ErrReader(io.ErrUnexpectedEOF))}); err == nil {
+	if _, err := io.ReadAll(rowsOnly{bufio.NewReader(io.MultiReader(strings.NewReader(rows+copyEnd), iotest.ErrReader(io.ErrUnexpectedEOF)))}); err == nil {
 		t.Error("a read error at the end is lost")
 	}
 }

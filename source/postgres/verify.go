@@ -25,7 +25,7 @@ func (l *loader) verify(ctx context.Context) error {
 	tables := whole(l.selection())
 	err := l.parallel(ctx, len(tables), func(ctx context.Context, c *pgx.Conn, i int) error {
 		return l.verifyTable(ctx, c, tables[i], where[tables[i].Facts.Object])
-	}, func() {})
+	})
 	if err != nil {
 		return err
 	}
@@ -95,17 +95,9 @@ func (l *loader) verifyTable(ctx context.Context, c *pgx.Conn, s source.StreamIn
 
 func verifySQL(target, where, encoding string) string {
 	from := target
-	if where != "" {
-		// A name ends where the list of columns begins.
-		inQuotes := false
-		for i, c := range target {
-			inQuotes = inQuotes != (c == '"')
-			if c == '(' && !inQuotes {
-				cols := strings.TrimSuffix(target[i+1:], ")")
-				from = "(SELECT " + cols + " FROM " + target[:i] + where + ")"
-				break
-			}
-		}
+	if name := nameOf(target); where != "" {
+		cols := strings.TrimSuffix(strings.TrimPrefix(target[len(name):], "("), ")")
+		from = "(SELECT " + cols + " FROM " + name + " " + where + ")"
 	}
 	return "COPY " + from + " TO STDOUT (ENCODING " + literal(encoding) + ")"
 }
