@@ -165,12 +165,6 @@ func (l *loader) data(ctx context.Context) error {
 		l.report.Rows += s.Facts.Rows
 	}
 	l.report.Tables = len(whole(tables))
-	for len(tables) > 0 && oversized(tables[0], l.report.Bytes, l.target.Jobs) {
-		if err := l.loadShared(ctx, tables[0]); err != nil {
-			return err
-		}
-		tables = tables[1:]
-	}
 	err := l.parallel(ctx, len(tables), func(ctx context.Context, c *pgx.Conn, i int) error {
 		return l.loadTable(ctx, c, tables[i])
 	})

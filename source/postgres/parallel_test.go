@@ -1,69 +1,17 @@
 package postgres
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"strongroom/source"
 	"strongroom/source/postgres/pgtest"
 )
 
-// oneBigSQL is a table of some 40 MB beside a small one: more than one session's
-// share of a restore.
-const oneBigSQL = `
-CREATE TABLE big (id int, pad text); INSERT INTO big SELECT g, repeat(md5(g::text), 6) FROM generate_series(1, 200000) g;
-CREATE TABLE small (id int); INSERT INTO small VALUES (1);
-CREATE UNIQUE INDEX ON big (id);`
-
-func TestOneBigTableIsLoadedByAllSessions(t *testing.T) {
-	srv := pgtest.Start(t)
-	db := srv.CreateDatabase(t)
-	srv.Exec(t, db, oneBigSQL)
-	m := mustDump(t, newSource(t, srv.URL(db, "postgres")))
-	const name = "data/public.big"
-	if n := len(m.data[name]); n < shareFrom {
-		t.Fatalf("only %d bytes", n)
-	}
-	to := srv.CreateDatabase(t)
-	rep := mustRestore(t, m, Target{URL: srv.URL(to, "postgres"), Jobs: 3, Verify: true})
-	if rep.Rows != 200001 || rep.Verified != 2 {
-		t.Errorf("report %+v", rep)
-	}
-	// Each session's COPY is a transaction.
-	if n := srv.Query(t, to, "SELECT count(DISTINCT xmin::text) FROM big"); n != "3" {
-		t.Errorf("%s sessions loaded it, want 3", n)
-	}
-	wantSameDatabase(t, srv, to, srv, db)
-
-	for what, spoil := range map[string]func(){
-		"bad end of the rows": func() { m.data[name] = m.data[name][:len(m.data[name])-3] },
-		"server took 199999":  func() { m.data[name] = bytes.Replace(m.data[name], []byte("\n777\t"), []byte(""), 1) },
-		"invalid input":       func() { m.data[name] = bytes.Replace(m.data[name], []byte("\n777\t"), []byte("\nseven\t"), 1) },
-	} {
-		good := slices.Clone(m.data[name])
-		spoil()
-		to := srv.CreateDatabase(t)
-		_, err := Restore(t.Context(), m, Target{URL: srv.URL(to, "postgres"), Jobs: 3})
-		if err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "public.big") {
-			t.Errorf("%s: got %v", what, err)
-		}
-		if n := srv.Query(t, to, "SELECT count(*) FROM big"); what == "bad end of the rows" && n != "0" {
-			t.Errorf("%s: %s rows are there all the same", what, n)
-		}
-		m.data[name] = good
-	}
-}
-
-func TestAnUnsharedTableIsLoadedFrozen(t *testing.T) {
+func TestATableIsLoadedFrozen(t *testing.T) {
 	srv := pgtest.Start(t)
 	db := srv.CreateDatabase(t)
 	srv.Exec(t, db, `CREATE EXTENSION pg_visibility; CREATE TABLE a (i int, t text); INSERT INTO a SELECT g, repeat('x', 200) FROM generate_series(1, 9000) g;
@@ -77,60 +25,6 @@ func TestAnUnsharedTableIsLoadedFrozen(t *testing.T) {
 		}
 	}
 	wantSameDatabase(t, srv, to, srv, db)
-}
-
-func TestRowsAreDealtWhole(t *testing.T) {
-	var text bytes.Buffer
-	for i := range 3000 {
-		fmt.Fprintf(&text, "%d\t%s\n", i, strings.Repeat("x", i))
-	}
-	fmt.Fprintf(&text, "long\t%s\n", strings.Repeat("y", 3*pieceSize+17))
-	text.WriteString("last\n")
-	for name, r := range map[string]io.Reader{"whole": bytes.NewReader(text.Bytes()), "halves": iotest.HalfReader(bytes.NewReader(text.Bytes()))} {
-		hands, err := dealTo(t, r, 3)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var rows []string
-		for _, h := range hands {
-			rows = append(rows, strings.SplitAfter(h, "\n")...)
-		}
-		got := slices.DeleteFunc(rows, func(s string) bool { return s == "" })
-		want := strings.SplitAfter(strings.TrimSuffix(text.String(), "\n"), "\n")
-		want[len(want)-1] += "\n"
-		slices.Sort(got)
-		slices.Sort(want)
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: %d rows came out, want %d", name, len(got), len(want))
-		}
-	}
-	boom := errors.New("boom")
-	if _, err := dealTo(t, io.MultiReader(bytes.NewReader(text.Bytes()), iotest.ErrReader(boom)), 2); !errors.Is(err, boom) {
-		t.Errorf("a broken stream gave %v", err)
-	}
-}
-
-// dealTo lets n readers share what a dealer reads, and returns what each had
-// and the first error.
-func dealTo(t *testing.T, r io.Reader, n int) ([]string, error) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	d := newDealer(ctx, n)
-	got, errs := make([]string, n), make([]error, n)
-	var wg sync.WaitGroup
-	for i := range n {
-		wg.Go(func() {
-			var b []byte
-			b, errs[i] = io.ReadAll(&hand{d: d})
-			got[i] = string(b)
-		})
-	}
-	err := d.deal(r)
-	if err != nil {
-		cancel(err)
-	}
-	wg.Wait()
-	return got, errors.Join(append(errs, err)...)
 }
 
 func TestWhatIsMadeTogether(t *testing.T) {
@@ -227,20 +121,6 @@ func TestManyKeysAndIndexes(t *testing.T) {
 	to := srv.CreateDatabase(t)
 	mustRestore(t, m, Target{URL: srv.URL(to, "postgres"), Jobs: 4, Verify: true})
 	wantSameDatabase(t, srv, to, srv, db)
-}
-
-func TestOversizedStreams(t *testing.T) {
-	for _, c := range []struct {
-		length, total int64
-		jobs          int
-		want          bool
-	}{
-		{100 << 20, 150 << 20, 2, true}, {70 << 20, 150 << 20, 2, false}, {70 << 20, 150 << 20, 4, true}, {150 << 20, 150 << 20, 1, false}, {shareFrom - 1, shareFrom, 2, false},
-	} {
-		if got := oversized(source.StreamInfo{Length: c.length}, c.total, c.jobs); got != c.want {
-			t.Errorf("%+v: %t", c, got)
-		}
-	}
 }
 
 func TestWhichTablesMayBeEmptiedBeforeTheyAreLoaded(t *testing.T) {
