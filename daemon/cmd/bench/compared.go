@@ -61,7 +61,7 @@ func (b *bench) tools(dataset, file string) []tool {
 
 // how says what a table of weeks shows.
 func (b *bench) how(what string) string {
-	s := what + fmt.Sprintf(" Medians of %d runs, tools in turn; a later week is the median of all of them. Ours: bytes before parity (2/3 of the shards on "+
+	s := what + fmt.Sprintf(" Tools in turn; medians of %d first backups and restores, and of one backup in each later week. Ours: bytes before parity (2/3 of the shards on "+
 		"three directory stores, and one copy of each manifest), no local cache counted; peers: their repository's directory. "+
 		"Every restore was compared by SHA-256.", b.runs)
 	if !b.fastest {

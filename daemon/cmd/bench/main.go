@@ -55,13 +55,13 @@ var parts = []struct {
 	// first dump.
 	disk float64
 }{
-	{"dumps", (*bench).dumps, 7},
-	{"tars", (*bench).tars, 7},
+	{"dumps", (*bench).dumps, 8},
+	{"tars", (*bench).tars, 8},
 	{"sqlite", (*bench).sqlite, 3},
 	{"postgres", (*bench).postgres, 7},
 	{"weeks26", (*bench).weeks26, 1},
-	{"linear", (*bench).linear, 13},
-	{"memory", (*bench).memory, 8},
+	{"linear", (*bench).linear, 18},
+	{"memory", (*bench).memory, 11},
 }
 
 func run() error {
@@ -78,7 +78,7 @@ func run() error {
 	data := flag.String("data", "", "where the data set is or will be, to be used again; default: it is made and removed")
 	flag.StringVar(&b.work, "work", "var/bench", "where to work")
 	flag.StringVar(&b.bin, "bin", "bin/strongroom", "the program")
-	flag.IntVar(&b.runs, "runs", 2, "how often to repeat what is compared")
+	flag.IntVar(&b.runs, "runs", 2, "how often to take a first backup and to restore")
 	flag.BoolVar(&b.keep, "keep", false, "leave the data set and the repositories where they are")
 	flag.Parse()
 	selected := strings.Split(*wanted, ",")

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -99,6 +100,7 @@ func tail(b []byte) []byte { return b[max(0, len(b)-4000):] }
 const measuredFlag = "-measured"
 
 func measured(args []string) error {
+	runtime.LockOSThread() // Pdeathsig follows the thread that forked
 	c := exec.Command(args[0], args[1:]...)
 	c.Stdout, c.Stderr = os.Stdout, os.Stderr
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}

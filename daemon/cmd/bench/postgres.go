@@ -150,8 +150,8 @@ func (l *live) restores(ctx context.Context) error {
 }
 
 func (l *live) report() {
-	t := l.table("A live PostgreSQL database", fmt.Sprintf("Source `postgres` beside `pg_dump -Fc -Z1` and `pg_restore -j2`, in turn; CPU without the server's. Medians of %d runs; "+
-		"a later week of weeks 2 and %d. After each restore the rows of every table and a sum of their hashes, by the server, equal the source's.", l.runs, lastLive),
+	t := l.table("A live PostgreSQL database", fmt.Sprintf("Source `postgres` beside `pg_dump -Fc -Z1` and `pg_restore -j2`, in turn; CPU without the server's. Medians of %d first "+
+		"backups and restores; a later week is the mean of weeks 2 and %d. After each restore the rows of every table and a sum of their hashes, by the server, equal the source's.", l.runs, lastLive),
 		"", "first: wall", "CPU", "a later week: wall", "CPU", "restore: wall", "CPU", "peak memory", "week 1", "growth a week")
 	line := func(name string, first, later, restore []cost, week1 int64, growth float64) {
 		f, w, r := middle(first), middle(later), middle(restore)

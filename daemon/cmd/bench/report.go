@@ -141,7 +141,8 @@ func (b *bench) goalToBest(what string, results []*result, ours string, of func(
 func (b *bench) machine(ctx context.Context) string {
 	var s strings.Builder
 	cpu, flags := cpuModel()
-	fmt.Fprintf(&s, "Machine: %s, %d cores, %s, %d GiB. %s; ", cpu, runtime.NumCPU(), flags, memoryTotal()>>30, kernel())
+	fmt.Fprintf(&s, "Machine: %s, %d cores, %s, %d GiB, load %s at the end. Linux %s; ", cpu, runtime.NumCPU(), flags, memoryTotal()>>30,
+		firstWord("/proc/loadavg"), firstWord("/proc/sys/kernel/osrelease"))
 	for _, p := range []struct {
 		name string
 		args []string
@@ -197,10 +198,12 @@ func memoryTotal() int64 {
 	return kib << 10
 }
 
-func kernel() string {
-	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+// firstWord is what a file of the kernel's begins with.
+func firstWord(path string) string {
+	b, err := os.ReadFile(path)
 	if err != nil {
-		return "unknown kernel"
+		return "unknown"
 	}
-	return "Linux " + strings.TrimSpace(string(b))
+	word, _, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	return word
 }

@@ -26,6 +26,7 @@ func (r *result) memory() int64 {
 }
 
 // weekly lets all tools save the same weeks, in turn, and restores the last.
+// What is there once, the first backup and the restore, is repeated.
 func (b *bench) weekly(ctx context.Context, kind string, weeks int, tools []tool) ([]*result, error) {
 	var results []*result
 	for _, t := range tools {
@@ -33,32 +34,36 @@ func (b *bench) weekly(ctx context.Context, kind string, weeks int, tools []tool
 		_, limit := t.(*patches)
 		results = append(results, &result{tool: t.name(), weeks: weeks, peer: !ours && !limit})
 	}
-	for run := range b.runs {
-		if _, err := b.data.show(kind, 1); err != nil {
+	each := func(what string, do func(r *result, t tool) error) error {
+		b.log("%s: %s", kind, what)
+		for i, t := range tools {
+			if err := do(results[i], t); err != nil {
+				return fmt.Errorf("%s: %s: %w", t.name(), what, err)
+			}
+		}
+		return nil
+	}
+	for w := 1; w <= weeks; w++ {
+		if _, err := b.data.show(kind, w); err != nil {
 			return nil, err
 		}
-		for _, t := range tools {
-			if err := t.create(ctx); err != nil {
-				return nil, fmt.Errorf("%s: create: %w", t.name(), err)
-			}
+		repeat := 1
+		if w == 1 {
+			repeat = b.runs
 		}
-		for w := 1; w <= weeks; w++ {
-			b.log("%s: run %d of %d, week %d of %d", kind, run+1, b.runs, w, weeks)
-			if _, err := b.data.show(kind, w); err != nil {
+		for range repeat {
+			if err := each(fmt.Sprintf("week %d of %d", w, weeks), func(r *result, t tool) error { return r.save(ctx, t, w) }); err != nil {
 				return nil, err
 			}
-			for i, t := range tools {
-				if err := results[i].save(ctx, t, w); err != nil {
-					return nil, fmt.Errorf("%s: week %d: %w", t.name(), w, err)
-				}
-			}
 		}
-		for i, t := range tools {
+	}
+	for range b.runs {
+		if err := each("restore", func(r *result, t tool) error {
 			c, err := b.restoreSource(ctx, t, weeks)
-			if err != nil {
-				return nil, fmt.Errorf("%s: restore: %w", t.name(), err)
-			}
-			results[i].restore = append(results[i].restore, c)
+			r.restore = append(r.restore, c)
+			return err
+		}); err != nil {
+			return nil, err
 		}
 	}
 	if b.keep {
@@ -67,7 +72,13 @@ func (b *bench) weekly(ctx context.Context, kind string, weeks int, tools []tool
 	return results, os.RemoveAll(filepath.Join(b.work, "tools"))
 }
 
+// save makes a new repository for week 1.
 func (r *result) save(ctx context.Context, t tool, week int) error {
+	if week == 1 {
+		if err := t.create(ctx); err != nil {
+			return err
+		}
+	}
 	c, err := t.save(ctx, week)
 	if err != nil {
 		return err
