@@ -9,7 +9,7 @@ VERSITYGW := v1.8.0
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
 
-.PHONY: build demo test race fuzz lint bench faults clean packages
+.PHONY: build demo test race fuzz lint bench figures faults clean packages
 
 build:
 	@mkdir -p bin
@@ -44,6 +44,10 @@ fuzz:
 bench: packages build
 	@.ci/packages restic borgbackup zstd
 	@go build -o bin/bench ./daemon/cmd/bench && bin/bench $(BENCH)
+
+# Two databases of over a gigabyte: backed up, dropped, restored and compared.
+figures: packages build
+	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
 
 # The long tiers: every kill point, every fault.
 faults: packages bin/versitygw build

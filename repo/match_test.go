@@ -205,8 +205,8 @@ func TestTheBaseCacheIsBoundedAndDiesWithItsGeneration(t *testing.T) {
 func TestARestoreDecodesFewBlocksTwice(t *testing.T) {
 	size, weeks := 48<<20, 26
 	if testing.Short() {
-		t.Log("short: 6 weeks only")
-		weeks = 6
+		t.Log("short: 4 weeks of a small table only")
+		size, weeks = 8<<20, 4
 	}
 	w := newWorld(t, 1)
 	x := newRows(3, size)
