@@ -70,7 +70,7 @@ func run() error {
 		names = append(names, p.name)
 	}
 	b := &bench{started: time.Now()}
-	size := flag.Int("size", 250, "MB of the first dump, about")
+	size := flag.Int("size", 200, "MB of the first dump, about")
 	seed := flag.Uint64("seed", 1, "of all that is random in the data")
 	weeks := flag.Int("weeks", 6, "weeks of dumps")
 	wanted := flag.String("parts", strings.Join(names, ","), "what to measure")
