@@ -124,6 +124,16 @@ func (b *bench) run(ctx context.Context, selected []string, keepData bool) (err 
 	if err := b.makeData(ctx, selected); err != nil {
 		return fmt.Errorf("make the data: %w", err)
 	}
+	err = b.measure(ctx, selected) // what was measured before it failed is shown all the same
+	fmt.Printf("## strongroom beside its peers\n\n%s\nSeed %d, a first dump of about %d MB. Took %.0f s.\n", b.machine(context.WithoutCancel(ctx)), b.data.seed, b.data.size,
+		time.Since(b.started).Seconds())
+	for _, t := range append(b.tables, b.figures()) {
+		fmt.Printf("\n%s", t)
+	}
+	return err
+}
+
+func (b *bench) measure(ctx context.Context, selected []string) error {
 	for _, p := range parts {
 		if !slices.Contains(selected, p.name) {
 			continue
@@ -132,10 +142,6 @@ func (b *bench) run(ctx context.Context, selected []string, keepData bool) (err 
 			return fmt.Errorf("%s: %w", p.name, err)
 		}
 		b.log("%s: done", p.name)
-	}
-	fmt.Printf("## strongroom beside its peers\n\n%s\nSeed %d, a first dump of about %d MB. Took %.0f s.\n", b.machine(ctx), b.data.seed, b.data.size, time.Since(b.started).Seconds())
-	for _, t := range append(b.tables, b.figures()) {
-		fmt.Printf("\n%s", t)
 	}
 	return nil
 }
