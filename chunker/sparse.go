@@ -1,7 +1,9 @@
 package chunker
 
-// sparseSlots bounds a Sparse: 32 MiB.
-const sparseSlots = 4 << 20
+// sparseSlots bounds a Sparse: 16 MiB. It finds what is a few KiB long in a GiB,
+// and longer pieces in a larger base; more would take longer to fill each week
+// than it finds.
+const sparseSlots = 2 << 20
 
 // A Sparse finds some of the anchors of a whole base, however large that is:
 // enough to find a table or a file that moved. It is safe for concurrent use

@@ -30,23 +30,22 @@ type packCache struct {
 const cacheDir = "base"
 
 // openPackCache opens the cache of a generation below a dataset's directory,
-// and removes those of others. limit bounds it in bytes; 0: no cache.
+// and removes those of others. limit bounds it in bytes; 0: no cache. With an
+// error there is none in this run.
 func openPackCache(dir string, generation ID, limit int64) (*packCache, error) {
 	top := filepath.Join(dir, cacheDir)
-	c := &packCache{dir: filepath.Join(top, generation.String()), room: limit}
-	if err := dropOthers(top, generation.String(), limit > 0); err != nil {
-		return nil, fmt.Errorf("base cache: %w", err)
-	}
-	if limit <= 0 {
-		return c, nil
+	c := &packCache{dir: filepath.Join(top, generation.String())}
+	if err := dropOthers(top, generation.String(), limit > 0); err != nil || limit <= 0 {
+		return c, err
 	}
 	if err := os.MkdirAll(c.dir, 0o700); err != nil {
-		return nil, fmt.Errorf("base cache: %w", err)
+		return c, err
 	}
 	list, err := os.ReadDir(c.dir)
 	if err != nil {
-		return nil, fmt.Errorf("base cache: %w", err)
+		return c, err
 	}
+	c.room = limit
 	for _, e := range list {
 		if filepath.Ext(e.Name()) == ".new" {
 			os.Remove(filepath.Join(c.dir, e.Name())) // of a run that died

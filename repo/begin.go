@@ -319,7 +319,7 @@ func (s *Saver) openMaps(ctx context.Context, kept []journalPack) error {
 		return err
 	}
 	if s.cache, err = openPackCache(s.c.Dir, s.generation, s.c.BaseCache); err != nil {
-		return err
+		s.c.Log("there is no base cache in this run: %v", err)
 	}
 	s.spool = roomySpool{s.c.Spool, s.cache}
 	if s.base != nil {

@@ -122,6 +122,9 @@ type StreamSpec struct {
 	Name     string
 	Kind     string
 	PageSize int
+	// Stop, if not nil, is called when the stream is given up: a Read that
+	// waits for its source must then return.
+	Stop func()
 }
 
 // recentChunks finds what this run itself stored a while ago; it forgets the

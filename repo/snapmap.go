@@ -39,7 +39,7 @@ const (
 	macLen      = 16
 	entryLen    = 36
 	sparseLen   = 12 // piece 4, end 4, hash 4
-	sparseMost  = 2 << 20
+	sparseMost  = 1 << 20
 
 	mapMagic   = "SRSNMAP1"
 	mapFooter  = 8 + 4 + 8 // magic, pieces, where the directory begins
@@ -277,6 +277,7 @@ func openMap(dir, name string, key []byte) (*snapMap, error) {
 }
 
 func (m *snapMap) close() {
+	m.sparseOnce.Do(func() {}) // waits for who fills it
 	m.f.Close()
 	m.sorted.close()
 }

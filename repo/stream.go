@@ -106,6 +106,13 @@ func (w *streamWriter) copy(ctx context.Context, spec StreamSpec, r io.Reader) (
 		return Stream{}, err
 	}
 	g, gctx := errgroup.WithContext(ctx)
+	if spec.Stop != nil {
+		defer context.AfterFunc(gctx, func() {
+			if context.Cause(gctx) != context.Canceled { // which is an end like any other
+				spec.Stop()
+			}
+		})()
+	}
 	free := make(chan *unit, unitsPerStream)
 	read := make(chan *unit, unitsPerStream)
 	ready := make(chan *unit, unitsPerStream)
@@ -226,10 +233,12 @@ func (w *streamWriter) segment(u *unit) error {
 			if err := w.flush(u); err != nil {
 				return err
 			}
-			w.emit(e)
-			w.skip(int(e.Length))
-			i++
-			continue
+			if w.sim.accept([]Extent{e}, int(e.Length)) {
+				w.emit(e)
+				w.skip(int(e.Length))
+				i++
+				continue
+			}
 		}
 		j := i + 1
 		for j < len(u.ids) && u.where[j].m == nil && !w.s.recent.has(u.ids[j]) {

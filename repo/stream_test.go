@@ -459,3 +459,35 @@ func TestMemoryDoesNotGrowWithTheStream(t *testing.T) {
 		}
 	}
 }
+
+// A source that gives nothing more must not keep a run that has failed.
+func TestAStreamThatIsGivenUpIsStopped(t *testing.T) {
+	w := newSmallWorld(t, 1)
+	s, err := w.r.Begin(t.Context(), w.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pr, pw := io.Pipe()
+	go pw.Write(random(5<<20, 1))
+	broken := errors.New("the disk is gone")
+	time.AfterFunc(100*time.Millisecond, func() { s.packer.cancel(broken) })
+	done := make(chan error)
+	go func() {
+		_, err := s.Add(t.Context(), StreamSpec{Name: "a", Stop: func() { pr.Close() }}, pr)
+		done <- err
+	}()
+	// What is read after the failure shows it to the writer.
+	go func() {
+		time.Sleep(200 * time.Millisecond)
+		pw.Write(random(3<<20, 2))
+	}()
+	select {
+	case err := <-done:
+		if !errors.Is(err, broken) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("it waits for its source")
+	}
+	s.Abort(broken)
+}

@@ -200,13 +200,18 @@ func (s *Site) stream(ctx context.Context, saver *repo.Saver, snap source.Snapsh
 			if err := gctx.Err(); err != nil {
 				return err
 			}
-			rc, err := st.Open(gctx)
+			sctx, stop := context.WithCancel(gctx)
+			defer stop()
+			rc, err := st.Open(sctx)
 			if err != nil {
 				return fmt.Errorf("stream %q: %w", st.Name, err)
 			}
 			r := &counted{r: rc, n: &done, total: total, progress: progress}
-			_, err = saver.Add(gctx, repo.StreamSpec{Order: i, Name: st.Name, Kind: string(st.Kind), PageSize: st.PageSize}, r)
-			return errors.Join(err, rc.Close())
+			_, err = saver.Add(gctx, repo.StreamSpec{Order: i, Name: st.Name, Kind: string(st.Kind), PageSize: st.PageSize, Stop: stop}, r)
+			if cerr := rc.Close(); err == nil { // else it tells what the stop did
+				err = cerr
+			}
+			return err
 		})
 	}
 	if err := g.Wait(); err != nil {
