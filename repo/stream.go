@@ -105,6 +105,11 @@ func (w *streamWriter) copy(ctx context.Context, spec StreamSpec, r io.Reader) (
 	if err != nil {
 		return Stream{}, err
 	}
+	// A packer that has failed, for another stream perhaps, ends this one too,
+	// though it may be waiting for its source.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(w.s.packer.ctx, func() { cancel(context.Cause(w.s.packer.ctx)) })()
 	g, gctx := errgroup.WithContext(ctx)
 	if spec.Stop != nil {
 		defer context.AfterFunc(gctx, func() {
@@ -120,6 +125,9 @@ func (w *streamWriter) copy(ctx context.Context, spec StreamSpec, r io.Reader) (
 	g.Go(func() error { defer close(ready); return w.locate(gctx, read, ready) })
 	g.Go(func() error { return w.write(gctx, ready, free) })
 	err = g.Wait()
+	if failed := context.Cause(w.s.packer.ctx); failed != nil {
+		err = failed
+	}
 	w.locator.close()
 	for _, v := range w.views {
 		v.close()
