@@ -9,6 +9,10 @@ const (
 	// decodeWorth is how many bytes a match must save for each block that the
 	// reader has to decode for it: one costs about a millisecond and a read.
 	decodeWorth = 1 << 10
+	// farWorth is the same for what lies elsewhere than the stream has got to: the
+	// block is not likely to be of further use there, and if the stream comes to
+	// it later it is decoded again.
+	farWorth = 16 << 10
 	// extentWorth is how many bytes an extent must save on average: a record of
 	// ten bytes, twice where it parts another, of which half is left compressed.
 	extentWorth = 24
@@ -24,6 +28,7 @@ type cacheSim struct {
 	in      map[uint32]*list.Element
 	seen    map[uint32]bool
 	decodes int
+	far     int      // decodes for what lies elsewhere
 	misses  []uint32 // for accept
 }
 
@@ -51,8 +56,10 @@ func (c *cacheSim) touch(n uint32) {
 }
 
 // accept reports whether n bytes are better read from these extents than
-// stored anew.
-func (c *cacheSim) accept(extents []Extent, n int) bool {
+// stored anew. near says that they lie where the stream has got to; what lies
+// elsewhere has half of what may be decoded twice, or the rest of the stream
+// would have to be stored anew when it is used up.
+func (c *cacheSim) accept(extents []Extent, n int, near bool) bool {
 	c.misses = c.misses[:0]
 	again := 0
 	last := uint32(1<<32 - 1)
@@ -74,9 +81,25 @@ func (c *cacheSim) accept(extents []Extent, n int) bool {
 			again++
 		}
 	}
-	if n < len(c.misses)*decodeWorth || len(extents) > 2 && n < len(extents)*extentWorth {
+	if len(c.misses) == 0 && len(extents) <= 2 {
+		return true
+	}
+	worth := decodeWorth
+	if !near {
+		worth = farWorth
+	}
+	if n < len(c.misses)*worth || len(extents) > 2 && n < len(extents)*extentWorth {
 		return false
 	}
 	distinct := len(c.seen) + len(c.misses) - again
-	return again == 0 || c.decodes+len(c.misses) <= distinct+distinct/4+decodeSlack
+	if again > 0 && c.decodes+len(c.misses) > distinct+distinct/4+decodeSlack {
+		return false
+	}
+	if !near {
+		if c.far+len(c.misses) > distinct/8+decodeSlack {
+			return false
+		}
+		c.far += len(c.misses)
+	}
+	return true
 }

@@ -301,7 +301,7 @@ func (w *world) interrupt(data namedBytes, packs int) {
 	// It breaks when what was read before has gone its way.
 	stored := func() {
 		for range 1000 {
-			if len(w.objects(0, "s-")) >= 3 {
+			if len(w.objects(0, "s-")) >= 2 {
 				return
 			}
 			time.Sleep(5 * time.Millisecond)

@@ -74,6 +74,7 @@ type streamWriter struct {
 	extents extentSpill
 	piece   []Extent // of the current segment
 	pending run      // known bytes not yet emitted
+	expect  int64    // where on the base's tape the stream has got to
 	found   []chunker.Match
 	list    []Extent
 	fresh   int64
@@ -94,7 +95,8 @@ func (s *Saver) newStreamWriter(ctx context.Context, name string) *streamWriter 
 		w.views[m] = newBaseView(ctx, m, s.baseBlocks)
 	}
 	if s.baseMap != nil {
-		w.matcher = chunker.NewMatcher(w.views[s.baseMap], s.baseMap.finder, s.baseMap.starts[name])
+		w.expect = s.baseMap.starts[name]
+		w.matcher = chunker.NewMatcher(w.views[s.baseMap], s.baseMap.finder, w.expect)
 	}
 	return w
 }
@@ -241,8 +243,9 @@ func (w *streamWriter) segment(u *unit) error {
 			if err := w.flush(u); err != nil {
 				return err
 			}
-			if w.sim.accept([]Extent{e}, int(e.Length)) {
+			if w.sim.accept([]Extent{e}, int(e.Length), false) {
 				w.emit(e)
+				w.expect += int64(e.Length)
 				w.skip(int(e.Length))
 				i++
 				continue
@@ -356,8 +359,15 @@ func (w *streamWriter) flush(u *unit) error {
 		// A damaged map is no reason to believe it.
 		ok = ok && w.s.holds(e)
 	}
-	if !ok || !w.sim.accept(w.list, r.n) {
+	off := r.from - w.expect
+	near := r.m == w.s.baseMap && off <= nearReach && off >= -nearReach
+	if !ok || !w.sim.accept(w.list, r.n, near) {
 		return w.literal(u, r.at, r.at+r.n)
+	}
+	if r.m == w.s.baseMap {
+		w.expect = r.from + int64(r.n)
+	} else {
+		w.expect += int64(r.n)
 	}
 	// The ends of a match may reach some bytes over the border of an extent by
 	// chance: as an extent they cost more than as bytes.
@@ -377,6 +387,9 @@ func (w *streamWriter) flush(u *unit) error {
 	return w.literal(u, to, r.at+r.n)
 }
 
+// nearReach is how far from where the stream has got to is near, in bytes.
+const nearReach = 2 << 20
+
 // tinyExtent bytes and more are worth an extent of their own.
 const tinyExtent = 12
 
@@ -395,6 +408,7 @@ func (w *streamWriter) literal(u *unit, from, to int) error {
 	if err := w.flush(u); err != nil {
 		return err
 	}
+	w.expect += int64(to - from)
 	for i := chunkAt(u, from); from < to; i++ {
 		end := min(u.seg.Ends[i], to)
 		whole := from == u.start(i) && end == u.seg.Ends[i]
