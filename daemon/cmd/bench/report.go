@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"time"
@@ -144,19 +143,19 @@ func (b *bench) machine(ctx context.Context) string {
 	fmt.Fprintf(&s, "Machine: %s, %d cores, %s, %d GiB, load %s at the end. Linux %s; ", cpu, runtime.NumCPU(), flags, memoryTotal()>>30,
 		firstWord("/proc/loadavg"), firstWord("/proc/sys/kernel/osrelease"))
 	for _, p := range []struct {
-		name string
-		args []string
-	}{{b.bin, []string{"version"}}, {b.pg("postgres"), []string{"--version"}}, {"restic", []string{"version"}}, {"borg", []string{"--version"}},
-		{"kopia", []string{"--version"}}, {"zstd", []string{"--version"}}} {
-		_, out, err := program{name: p.name, args: p.args, env: []string{"HOME=" + b.work}}.run(ctx)
+		label, name, arg string
+	}{{"strongroom", b.bin, "version"}, {"postgres", b.pg("postgres"), "--version"}, {"restic", "restic", "version"}, {"borg", "borg", "--version"},
+		{"kopia", "kopia", "--version"}, {"zstd", "zstd", "--version"}} {
+		_, out, err := program{name: p.name, args: []string{p.arg}, env: []string{"HOME=" + b.work}}.run(ctx)
 		if err != nil {
-			fmt.Fprintf(&s, "no %s; ", filepath.Base(p.name))
+			fmt.Fprintf(&s, "no %s; ", p.label)
 			continue
 		}
 		line, _, _ := strings.Cut(strings.Trim(string(out), " *\n"), "\n")
 		line, _, _ = strings.Cut(line, " compiled with")
-		if base := filepath.Base(p.name); !strings.HasPrefix(line, base) {
-			line = base + " " + line
+		line, _, _ = strings.Cut(line, " from:")
+		if !strings.HasPrefix(line, p.label) {
+			line = p.label + " " + line
 		}
 		fmt.Fprintf(&s, "%s; ", line)
 	}
