@@ -23,8 +23,6 @@ const (
 	// A boundary needs 17 zero bits before switchSize and 15 after it.
 	strictBelow = 1 << (64 - 17)
 	looseBelow  = 1 << (64 - 15)
-	// warmUp bytes before MinSize fill the 64 bits of the hash.
-	warmUp = 64
 )
 
 // gear is fixed for ever by TestGoldenCuts. Its values are splitmix64 of a
@@ -42,32 +40,6 @@ var gear = func() (t [256]uint64) {
 	}
 	return t
 }()
-
-// Cut returns the length of the first chunk of p. p must begin at a chunk
-// boundary and hold MaxSize bytes or the rest of its stream; an empty p gives
-// 0.
-func Cut(p []byte) int {
-	if len(p) <= MinSize {
-		return len(p)
-	}
-	if len(p) > MaxSize {
-		p = p[:MaxSize]
-	}
-	var h uint64
-	for _, b := range p[MinSize-warmUp : MinSize] {
-		h = h<<1 + gear[b]
-	}
-	h, n := scan(h, p[:min(len(p), switchSize)], MinSize, strictBelow)
-	if n > 0 {
-		return n
-	}
-	if len(p) > switchSize {
-		if _, n = scan(h, p, switchSize, looseBelow); n > 0 {
-			return n
-		}
-	}
-	return len(p)
-}
 
 // scan rolls h over p[from:] and returns the first length at which h falls
 // below limit, or 0. Eight bytes a turn need one bounds check; two bytes a

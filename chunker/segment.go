@@ -127,8 +127,7 @@ func (c *Cutter) cut(s *Segment) {
 // roll moves the hash over a chunk of at most n bytes from start on, notes the
 // anchors and returns the length of the chunk: where the content says, if it
 // may cut, else n. The hash runs on through the whole stream: whether a place
-// is a boundary depends on the 64 bytes before it alone, so that it cuts like
-// Cut.
+// is a boundary depends on the 64 bytes before it alone.
 func (c *Cutter) roll(s *Segment, start, n int, content bool) int {
 	p := s.Data[start : start+n]
 	h, i := c.hash, 0
