@@ -130,28 +130,22 @@ func (c *Cutter) cut(s *Segment) {
 // is a boundary depends on the 64 bytes before it alone.
 func (c *Cutter) roll(s *Segment, start, n int, content bool) int {
 	p := s.Data[start : start+n]
-	h, i := c.hash, 0
-	for i < len(p) {
+	h, free := c.hash, 0 // an anchor may end from free on
+	if k := len(s.Anchors); k > 0 {
+		free = int(s.Anchors[k-1].End) + anchorGap - start
+	}
+	for i := 0; i < len(p); {
 		next := 0
 		if h, next = scan(h, p, i, anchorBelow); next == 0 {
 			break
 		}
-		s.Anchors = append(s.Anchors, Anchor{End: uint32(start + next), Hash: mix(h)})
-		if content && boundary(h, next) {
-			c.hash = h
-			return next
+		if i = next; i >= free {
+			s.Anchors = append(s.Anchors, Anchor{End: uint32(start + i), Hash: mix(h)})
+			free = i + anchorGap
 		}
-		// Within the gap only boundaries count.
-		i = next
-		for gap := min(next+anchorGap, len(p)); i < gap; {
-			if h, next = scan(h, p[:gap], i, looseBelow); next == 0 {
-				i = gap
-				break
-			}
-			if i = next; content && boundary(h, next) {
-				c.hash = h
-				return next
-			}
+		if content && boundary(h, i) {
+			n = i
+			break
 		}
 	}
 	c.hash = h
