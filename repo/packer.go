@@ -77,7 +77,11 @@ type packer struct {
 func newPacker(ctx context.Context, p *packer) (*packer, error) {
 	p.ctx, p.cancel = context.WithCancelCause(ctx)
 	p.idle = sync.NewCond(&p.done)
-	context.AfterFunc(p.ctx, p.idle.Broadcast)
+	context.AfterFunc(p.ctx, func() {
+		p.done.Lock() // or it comes between settle's look at ctx and its wait
+		defer p.done.Unlock()
+		p.idle.Broadcast()
+	})
 	workers := runtime.GOMAXPROCS(0)
 	p.queue = make(chan *block, workers)
 	p.free = make(chan *pack.Writer, packWriters)

@@ -98,7 +98,7 @@ CREATE INDEX ticket_opened ON ticket (opened);`, pick(0, 6), pick(10, words), ro
 
 func TestFigures(t *testing.T) {
 	if os.Getenv("STRONGROOM_FIGURES") == "" {
-		t.Skip("measures for some ten minutes and writes 10 GB: run it with make bench")
+		t.Skip("measures for some ten minutes and writes 10 GB: run it with make figures")
 	}
 	bin, err := filepath.Abs("../../bin/strongroom")
 	if err != nil {
