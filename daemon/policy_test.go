@@ -45,7 +45,7 @@ var allowed = map[string][]string{
 	"custody/keys/share":    {"custody/keys/paper", "custody/keys/secret"},
 	"custody/exit":          {"custody/keys", "custody/keys/...", "repo", "repo/...", "source/..."},
 	"custody/rescue":        {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
-	"custody/cmd/...":       {"custody/exit", "custody/rescue"},
+	"custody/cmd/...":       {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
 	"daemon/config":         {},
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},

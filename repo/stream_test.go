@@ -352,6 +352,7 @@ func TestMemoryHelper(t *testing.T) {
 	if err != nil {
 		t.Skip("runs in a process of its own, started by the test of memory")
 	}
+	LimitMemory()
 	w := newWorld(t, 3)
 	if os.Getenv("STRONGROOM_MEMORY_RESTORE") != "" {
 		saveLong(t, w, int64(mib))
@@ -446,7 +447,7 @@ func TestMemoryDoesNotGrowWithTheStream(t *testing.T) {
 		var got [2]int
 		for i, mib := range []int{64, long} {
 			cmd := exec.Command(os.Args[0], "-test.run=^TestMemoryHelper$")
-			cmd.Env = append(os.Environ(), fmt.Sprintf("STRONGROOM_MEMORY_MIB=%d", mib), "STRONGROOM_MEMORY_RESTORE="+restore, "GOMEMLIMIT=320MiB")
+			cmd.Env = append(os.Environ(), fmt.Sprintf("STRONGROOM_MEMORY_MIB=%d", mib), "STRONGROOM_MEMORY_RESTORE="+restore)
 			out, err := cmd.CombinedOutput()
 			_, rest, found := strings.Cut(string(out), "peak ")
 			if _, scanErr := fmt.Sscan(rest, &got[i]); err != nil || !found || scanErr != nil {

@@ -6,10 +6,10 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"strongroom/custody/rescue"
+	"strongroom/repo"
 )
 
 // version is set when a release is built.
@@ -17,10 +17,7 @@ var version = "dev"
 
 func main() {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(320 << 20)
-		// Buffers are pooled, so there is little to collect, and collecting it
-		// early keeps the peak near what is in use, however long a run is.
-		debug.SetGCPercent(40)
+		repo.LimitMemory()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := rescue.Main(ctx, os.Args[1:], os.Stdout, os.Stderr, version)

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
-	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -20,19 +19,15 @@ import (
 	"strongroom/custody/rescue"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
+	"strongroom/repo"
 )
 
 // version is set when a release is built.
 var version = "dev"
 
 func main() {
-	// One reader, one restore or one backup at a time: the table of memory
-	// shares is in repo; this bounds what the collector leaves lying around.
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(300 << 20)
-		// Buffers are pooled, so there is little to collect, and collecting it
-		// early keeps the peak near what is in use, however long a run is.
-		debug.SetGCPercent(25)
+		repo.LimitMemory()
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
