@@ -111,7 +111,7 @@ func (o *Opened) readList(ctx context.Context, l List) ([]byte, error) {
 		return nil, fmt.Errorf("%w: list of %d bytes in extents of %d", ErrIntegrity, l.Length, l.bytes())
 	}
 	i := 0
-	r := &streamReader{ctx: ctx, o: o, left: l.Length, whole: blake3.New(), want: l.BLAKE3, next: func() (Extent, error) {
+	r := &streamReader{ctx: ctx, o: o, left: l.Length, whole: blake3.New(), want: l.BLAKE3, blocks: map[uint32]int{}, next: func() (Extent, error) {
 		if i == len(l.Extents) {
 			return Extent{}, io.EOF
 		}
@@ -208,7 +208,7 @@ func (o *Opened) Read(ctx context.Context, name string, off, n int64) (io.ReadCl
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	o.blocks.reserve(1)
-	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, next: o.extents.extents(ctx, s.first, s.Extents)}
+	r := &streamReader{ctx: ctx, cancel: cancel, o: o, name: name, skip: off, left: n, blocks: map[uint32]int{}, next: o.extents.extents(ctx, s.first, s.Extents)}
 	if off == 0 && n == s.Length {
 		r.whole, r.want = blake3.New(), s.BLAKE3
 	}
@@ -226,6 +226,8 @@ type streamReader struct {
 	skip   int64 // bytes before the wanted range
 	left   int64
 	ahead  []Extent
+	asked  int            // of them, those whose blocks were asked for
+	blocks map[uint32]int // how many of those each block has
 	ended  bool
 	cur    []byte  // unread part of the current extent
 	held   *cached // the block it lies in
@@ -237,7 +239,7 @@ type streamReader struct {
 // lookahead bounds how many extents, and in them blocks, are known before they
 // are read.
 const (
-	lookaheadExtents = 512
+	lookaheadExtents = 2048
 	lookaheadBlocks  = 16
 )
 
@@ -322,8 +324,7 @@ func (r *streamReader) advance() error {
 	if len(r.ahead) == 0 {
 		return fmt.Errorf("%w: stream %q ends %d bytes too early", ErrIntegrity, r.name, r.left)
 	}
-	e := r.ahead[0]
-	r.ahead = r.ahead[1:]
+	e := r.take()
 	if r.held == nil || r.held.number != e.Block {
 		r.let()
 		var err error
@@ -370,16 +371,35 @@ func (r *streamReader) fill() error {
 	return nil
 }
 
+// prefetch asks for the blocks of the next extents, lookaheadBlocks different
+// ones. Where little has changed, extents alternate between a few blocks: it is
+// the blocks that are counted.
 func (r *streamReader) prefetch() {
-	want := make([]uint32, 0, lookaheadBlocks)
-	for _, e := range r.ahead {
-		if n := len(want); n > 0 && want[n-1] == e.Block {
-			continue
+	var want []uint32
+	for ; r.asked < len(r.ahead); r.asked++ {
+		n := r.ahead[r.asked].Block
+		if r.blocks[n] == 0 {
+			if len(r.blocks) == lookaheadBlocks {
+				break
+			}
+			want = append(want, n)
 		}
-		if len(want) == lookaheadBlocks {
-			break
-		}
-		want = append(want, e.Block)
+		r.blocks[n]++
 	}
-	r.o.blocks.prefetch(r.ctx, want)
+	if len(want) > 0 {
+		r.o.blocks.prefetch(r.ctx, want)
+	}
+}
+
+// take removes the next extent from those ahead.
+func (r *streamReader) take() Extent {
+	e := r.ahead[0]
+	r.ahead = r.ahead[1:]
+	if r.asked > 0 {
+		r.asked--
+		if r.blocks[e.Block]--; r.blocks[e.Block] == 0 {
+			delete(r.blocks, e.Block)
+		}
+	}
+	return e
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"strongroom/source"
@@ -201,37 +202,87 @@ func (c *contents) close() error {
 	return err
 }
 
+// buffers are two: while one is hashed the other is filled.
+type buffers [2][bufferBytes]byte
+
+const bufferBytes = 256 << 10
+
 // copyFile hands the data of a file to write, range by range, and compares
 // the hash at the end.
-func (c *contents) copyFile(e *Entry, buf []byte, write func(p []byte, off int64) error) error {
-	h := sha256.New()
-	if e.stored() > 0 {
-		if e.Data < c.pos {
-			// A link whose first path cannot be linked to: read it beside the
-			// long read, which goes on.
-			c = &contents{ctx: c.ctx, stored: c.stored}
-			defer c.close()
-		}
-		r, err := c.at(e.Data, e.stored())
-		if err != nil {
-			return err
-		}
-		for _, x := range e.ranges() {
-			for done := int64(0); done < x.Len; {
-				n, err := io.ReadFull(r, buf[:min(int64(len(buf)), x.Len-done)])
-				if err != nil {
-					return err
-				}
-				h.Write(buf[:n])
-				if err := write(buf[:n], x.Off+done); err != nil {
-					return err
-				}
-				done += int64(n)
-			}
-		}
+func (c *contents) copyFile(e *Entry, buf *buffers, write func(p []byte, off int64) error) error {
+	h := newHashing()
+	err := c.copyRanges(e, buf, h, write)
+	if sum := h.sum(); err == nil && sum != e.Sum {
+		err = ErrContents
 	}
-	if [32]byte(h.Sum(nil)) != e.Sum {
-		return ErrContents
+	return err
+}
+
+func (c *contents) copyRanges(e *Entry, buf *buffers, h *hashing, write func(p []byte, off int64) error) error {
+	if e.stored() == 0 {
+		return nil
+	}
+	if e.Data < c.pos {
+		// A link whose first path cannot be linked to: read it beside the
+		// long read, which goes on.
+		c = &contents{ctx: c.ctx, stored: c.stored}
+		defer c.close()
+	}
+	r, err := c.at(e.Data, e.stored())
+	if err != nil {
+		return err
+	}
+	turn := 0
+	for _, x := range e.ranges() {
+		for done := int64(0); done < x.Len; turn++ {
+			b := buf[turn%2][:min(bufferBytes, x.Len-done)]
+			if _, err := io.ReadFull(r, b); err != nil {
+				return err
+			}
+			h.write(b)
+			if err := write(b, x.Off+done); err != nil {
+				return err
+			}
+			done += int64(len(b))
+		}
 	}
 	return nil
+}
+
+// hashing is the SHA-256 of a file, computed beside what else is done with its
+// bytes: hashing is slower than copying. A short file is hashed at once.
+type hashing struct {
+	hash.Hash
+	todo chan []byte   // unbuffered: when one is taken, the one before is done
+	done chan struct{} // closed at the end
+}
+
+func newHashing() *hashing { return &hashing{Hash: sha256.New()} }
+
+// write hashes p, which must stay as it is until the next call.
+func (h *hashing) write(p []byte) {
+	if h.todo == nil && len(p) < bufferBytes {
+		h.Write(p)
+		return
+	}
+	if h.todo == nil {
+		h.todo, h.done = make(chan []byte), make(chan struct{})
+		go func() {
+			defer close(h.done)
+			for p := range h.todo {
+				h.Write(p)
+			}
+		}()
+	}
+	h.todo <- p
+}
+
+// sum ends it. It must be called.
+func (h *hashing) sum() (sum [32]byte) {
+	if h.todo != nil {
+		close(h.todo)
+		<-h.done
+	}
+	h.Sum(sum[:0])
+	return sum
 }

@@ -148,7 +148,7 @@ func (s *snapshot) openData(ctx context.Context) (io.ReadCloser, error) {
 	s.pipe = r
 	go func() {
 		defer close(s.done)
-		out := bufio.NewWriterSize(w, 512<<10)
+		out := bufio.NewWriterSize(w, bufferBytes/4) // long writes go past it
 		s.walk = newWalker(ctx, s.src, out, s.tree)
 		s.err = s.walk.run(s.root)
 		if s.err == nil {

@@ -1,7 +1,6 @@
 package files
 
 import (
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -114,23 +113,29 @@ func (w *walker) read(dir int, name, p string, before *unix.Stat_t) (Entry, erro
 // contents copies the ranges of a file and hashes them. Where the file ends
 // early, the entry is cut to what was read.
 func (w *walker) contents(f *os.File, e *Entry) error {
-	h := sha256.New()
+	h := newHashing()
+	err := w.ranges(f, e, h)
+	e.Sum = h.sum()
+	return err
+}
+
+func (w *walker) ranges(f *os.File, e *Entry, h *hashing) error {
+	turn := 0
 	for i, x := range e.ranges() {
-		for done := int64(0); done < x.Len; {
+		for done := int64(0); done < x.Len; turn++ {
 			if err := w.ctx.Err(); err != nil {
 				return err
 			}
-			b := w.buf[:min(int64(len(w.buf)), x.Len-done)]
+			b := w.buf[turn%2][:min(bufferBytes, x.Len-done)]
 			n, err := f.ReadAt(b, x.Off+done)
 			done += int64(n)
 			w.pos += int64(n)
-			h.Write(b[:n])
+			h.write(b[:n])
 			if _, werr := w.out.Write(b[:n]); werr != nil {
 				return werr
 			}
 			if err == io.EOF && done < x.Len {
 				e.cut(i, done)
-				h.Sum(e.Sum[:0])
 				return nil
 			}
 			if err != nil && err != io.EOF {
@@ -138,7 +143,6 @@ func (w *walker) contents(f *os.File, e *Entry) error {
 			}
 		}
 	}
-	h.Sum(e.Sum[:0])
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strongroom/source"
+	"strongroom/source/files/publish"
 )
 
 // ErrNotEmpty: the target directory holds something, and nothing was written.
@@ -41,7 +42,7 @@ type Result struct {
 // everyone else owns what they restore, and it loses setuid and setgid where
 // the owner was another. A failure leaves what was made so far.
 func Restore(ctx context.Context, stored source.Stored, t Target) (Result, error) {
-	r := &restorer{overwrite: t.Overwrite, euid: os.Geteuid(), egid: os.Getegid(), buf: make([]byte, 256<<10), noted: map[string]int{}}
+	r := &restorer{overwrite: t.Overwrite, euid: os.Geteuid(), egid: os.Getegid(), noted: map[string]int{}}
 	err := r.start(t)
 	if err == nil {
 		err = batched(ctx, stored, t.Only, r.item)
@@ -65,7 +66,7 @@ type restorer struct {
 	keepRoot   bool // the target directory was there and only parts are restored
 	top        *os.Root
 	dirs       []*openDir // from the target to the directory of the last entry
-	buf        []byte
+	buf        buffers
 	res        Result
 	noted      map[string]int
 	notes      []string // keys of noted in the order they came
@@ -311,8 +312,10 @@ func (r *restorer) file(d *openDir, name string, e *Entry, c *contents) error {
 	if err != nil {
 		return err
 	}
-	err = c.copyFile(e, r.buf, func(p []byte, off int64) error {
+	var back publish.Writeback
+	err = c.copyFile(e, &r.buf, func(p []byte, off int64) error {
 		_, err := f.WriteAt(p, off)
+		back.Wrote(f, off+int64(len(p)))
 		r.res.Bytes += int64(len(p))
 		return err
 	})

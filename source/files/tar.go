@@ -15,7 +15,7 @@ import (
 // are left out.
 func WriteTar(ctx context.Context, stored source.Stored, only []string, w io.Writer) error {
 	tw := tar.NewWriter(w)
-	t := &tarWriter{tw: tw, buf: make([]byte, 256<<10)}
+	t := &tarWriter{tw: tw}
 	if err := batched(ctx, stored, only, t.item); err != nil {
 		return fmt.Errorf("files: write tar: %w", err)
 	}
@@ -27,7 +27,7 @@ func WriteTar(ctx context.Context, stored source.Stored, only []string, w io.Wri
 
 type tarWriter struct {
 	tw  *tar.Writer
-	buf []byte
+	buf buffers
 }
 
 var tarTypes = map[Type]byte{
@@ -61,7 +61,7 @@ func (t *tarWriter) item(it item, wanted bool, c *contents) error {
 		return nil
 	}
 	pos := int64(0)
-	err := c.copyFile(&it.Entry, t.buf, func(p []byte, off int64) error {
+	err := c.copyFile(&it.Entry, &t.buf, func(p []byte, off int64) error {
 		if err := t.zeros(off - pos); err != nil {
 			return err
 		}

@@ -33,7 +33,7 @@ type walker struct {
 	links  map[inode]*linked
 	users  map[uint32]string
 	groups map[uint32]string
-	buf    []byte
+	buf    buffers
 
 	detail   Detail
 	warnings []string
@@ -53,7 +53,7 @@ type linked struct {
 func newWalker(ctx context.Context, src *Source, out *bufio.Writer, tree *scratch.File) *walker {
 	return &walker{
 		ctx: ctx, src: src, out: out, tree: tree, links: map[inode]*linked{},
-		users: map[uint32]string{}, groups: map[uint32]string{}, buf: make([]byte, 256<<10),
+		users: map[uint32]string{}, groups: map[uint32]string{},
 		detail: Detail{Root: escape(src.cfg.Path)},
 	}
 }

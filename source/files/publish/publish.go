@@ -5,6 +5,7 @@ package publish
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,6 +24,37 @@ type File struct {
 	path    string
 	replace bool
 	ended   bool
+	written int64
+	back    Writeback
+}
+
+// Write appends.
+func (f *File) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.written += int64(n)
+	f.back.Wrote(f.File, f.written)
+	return n, err
+}
+
+// ReadFrom hides that of os.File, which would go round Write.
+func (f *File) ReadFrom(r io.Reader) (int64, error) {
+	return io.CopyBuffer(struct{ io.Writer }{f}, struct{ io.Reader }{r}, make([]byte, 1<<20))
+}
+
+// A Writeback has the kernel begin to write a file while it grows: the flush at
+// the end then waits for the last of it alone. It is a hint and has no errors;
+// those of the disk show at the flush.
+type Writeback struct{ from int64 }
+
+// writebackBytes are handed to the disk at a time.
+const writebackBytes = 8 << 20
+
+// Wrote says that f has bytes up to to, written in ascending order.
+func (w *Writeback) Wrote(f *os.File, to int64) {
+	if to-w.from >= writebackBytes {
+		_ = unix.SyncFileRange(int(f.Fd()), w.from, to-w.from, unix.SYNC_FILE_RANGE_WRITE)
+		w.from = to
+	}
 }
 
 // Create starts a file that will stand at path. A file that is there already
