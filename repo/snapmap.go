@@ -97,6 +97,7 @@ type mapWriter struct {
 	sw      *bufio.Writer
 	sparsed int
 	mask    uint32
+	record  []byte // for the sparse file
 	at      int64
 	pieces  []piece
 	names   []string
@@ -156,6 +157,7 @@ func (x *mapWriter) add(p piece, raw []byte, anchors []chunker.Anchor, ids []chu
 	for i, id := range ids {
 		x.fronts.add(binary.BigEndian.Uint64(id[:]), uint64(number)<<32|uint64(i))
 	}
+	x.record = x.record[:0]
 	for _, a := range anchors {
 		if a.Hash&x.mask != 0 {
 			continue
@@ -166,13 +168,12 @@ func (x *mapWriter) add(p piece, raw []byte, anchors []chunker.Anchor, ids []chu
 			x.mask = x.mask<<1 | 1
 			x.sparsed /= 2
 		}
-		var b [sparseLen]byte
-		binary.BigEndian.PutUint32(b[:], number)
-		binary.BigEndian.PutUint32(b[4:], a.End)
-		binary.BigEndian.PutUint32(b[8:], a.Hash)
-		if _, err := x.sw.Write(b[:]); err != nil {
-			x.err = err
-		}
+		b := binary.BigEndian.AppendUint32(x.record, number)
+		b = binary.BigEndian.AppendUint32(b, a.End)
+		x.record = binary.BigEndian.AppendUint32(b, a.Hash)
+	}
+	if _, err := x.sw.Write(x.record); err != nil {
+		x.err = err
 	}
 }
 
@@ -439,7 +440,7 @@ func (m *snapMap) finder() *chunker.Sparse {
 		f, err := os.Open(m.path)
 		if err == nil {
 			defer f.Close()
-			err = m.readSparse(bufio.NewReaderSize(f, 256<<10), s)
+			err = m.readSparse(f, s)
 		}
 		if err == nil { // else far places are not found: bytes, no more
 			m.sparse = s
@@ -448,20 +449,27 @@ func (m *snapMap) finder() *chunker.Sparse {
 	return m.sparse
 }
 
+// readSparse fills s from a file. Many records are parsed in one loop without a
+// call, since nearly each of them misses the processor's caches: so the misses
+// overlap.
 func (m *snapMap) readSparse(r io.Reader, s *chunker.Sparse) error {
-	var b [sparseLen]byte
+	buf := make([]byte, 4096*sparseLen)
 	for {
-		if _, err := io.ReadFull(r, b[:]); err == io.EOF {
+		got, err := io.ReadFull(r, buf)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF || got%sparseLen != 0 {
+			return fmt.Errorf("snapshot map: far anchors: %d bytes, %w", got, err)
+		}
+		for b := buf[:got]; len(b) > 0; b = b[sparseLen:] {
+			n, end, hash := binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
+			if int(n) >= len(m.places) {
+				return errors.New("snapshot map: an anchor in no piece")
+			}
+			// A wrong one costs a look at a wrong place: it is a hint.
+			s.Add(m.pieces[m.places[n]].tape+int64(end), hash)
+		}
+		if err != nil {
 			return nil
-		} else if err != nil {
-			return err
 		}
-		n, end, hash := binary.BigEndian.Uint32(b[:]), binary.BigEndian.Uint32(b[4:]), binary.BigEndian.Uint32(b[8:])
-		if int(n) >= len(m.places) {
-			return errors.New("snapshot map: an anchor in no piece")
-		}
-		// A wrong one costs a look at a wrong place: it is a hint.
-		s.Add(m.pieces[m.places[n]].tape+int64(end), hash)
 	}
 }
 
