@@ -92,6 +92,11 @@ func coder(k, total int) (reedsolomon.Encoder, error) {
 // bytes, all of one length. It cannot tell which shard is wrong: the caller
 // checks what goes in and what comes out.
 func Reconstruct(k int, have map[int][]byte, want int) ([]byte, error) {
+	return reconstruct(k, have, want, nil)
+}
+
+// reconstruct uses room, of length 0, if it is large enough.
+func reconstruct(k int, have map[int][]byte, want int, room []byte) ([]byte, error) {
 	if b, ok := have[want]; ok {
 		return b, nil
 	}
@@ -110,7 +115,7 @@ func Reconstruct(k int, have map[int][]byte, want int) ([]byte, error) {
 	}
 	if k == 1 {
 		for _, b := range have {
-			return append([]byte(nil), b...), nil
+			return append(room, b...), nil
 		}
 	}
 	c, err := coder(k, max(top+1, k+1))
@@ -123,6 +128,7 @@ func Reconstruct(k int, have map[int][]byte, want int) ([]byte, error) {
 	for i, b := range have {
 		shards[i] = b
 	}
+	shards[want] = room
 	if err := c.ReconstructSome(shards, need); err != nil {
 		return nil, fmt.Errorf("erasure: reconstruct shard %d of %d: %w", want, k, err)
 	}

@@ -199,6 +199,26 @@ func BuildShard(h Header, payload []byte) ([]byte, error) {
 	return b, nil
 }
 
+// RebuildShard makes the whole shard that h names in b, which has its length,
+// from the payloads of at least k others. Like Reconstruct it cannot tell
+// whether they are right.
+func RebuildShard(h Header, have map[int][]byte, b []byte) error {
+	if !h.valid() || int64(len(b)) != h.ShardLen() {
+		return fmt.Errorf("erasure: %d bytes for shard %d", len(b), h.Index)
+	}
+	size := h.Columns() * Column
+	made, err := reconstruct(h.K, have, h.Index, b[HeaderLen:HeaderLen:HeaderLen+size])
+	if err != nil {
+		return err
+	}
+	if len(made) != size {
+		return fmt.Errorf("erasure: payload of %d bytes for shard %d", len(made), h.Index)
+	}
+	copy(b[HeaderLen:], made) // where it is already, but for copies of k = 1
+	completeShard(b, h)
+	return nil
+}
+
 // ParseSums reads the CRC32C table of a shard of that many columns.
 func ParseSums(b []byte, columns int) ([]uint32, error) {
 	if len(b) != 4*columns {
@@ -220,30 +240,52 @@ func CheckShard(b []byte) (h Header, damaged []int, err error) {
 	if len(b) < 2*HeaderLen {
 		return Header{}, nil, fmt.Errorf("%w: %d bytes", ErrFormat, len(b))
 	}
-	h, err = ParseHeader(b[:HeaderLen])
-	tail, tailErr := ParseHeader(b[len(b)-HeaderLen:])
-	switch {
-	case err != nil && tailErr != nil:
-		return Header{}, nil, err
-	case err != nil: // the copy at the end says what the shard is
-		return tail, nil, fmt.Errorf("first header: %w", err)
-	case tailErr != nil:
-		return h, nil, fmt.Errorf("header copy at the end: %w", tailErr)
-	case h != tail:
-		return h, nil, fmt.Errorf("%w: its two headers differ", ErrFormat)
-	}
-	if int64(len(b)) != h.ShardLen() {
-		return h, nil, fmt.Errorf("%w: %d bytes, header says %d", ErrFormat, len(b), h.ShardLen())
-	}
-	cols := h.Columns()
-	sums, err := ParseSums(b[PayloadOffset(cols):len(b)-HeaderLen], cols)
-	if err != nil {
+	if h, err = checkHeaders(b[:HeaderLen], b[len(b)-HeaderLen:], int64(len(b))); err != nil {
 		return h, nil, err
 	}
+	got := make([]uint32, h.Columns())
+	for c := range got {
+		got[c] = Sum(b[PayloadOffset(c):PayloadOffset(c+1)])
+	}
+	damaged, err = compareSums(b[PayloadOffset(len(got)):len(b)-HeaderLen], got)
+	return h, damaged, err
+}
+
+// CheckParts is CheckShard for a shard that was not kept: of length bytes in
+// all, with its two headers, its table of checksums, and the checksums that
+// its columns have.
+func CheckParts(head, table, tail []byte, length int64, got []uint32) (h Header, damaged []int, err error) {
+	if h, err = checkHeaders(head, tail, length); err != nil {
+		return h, nil, err
+	}
+	damaged, err = compareSums(table, got)
+	return h, damaged, err
+}
+
+func checkHeaders(head, tail []byte, length int64) (Header, error) {
+	h, err := ParseHeader(head)
+	last, tailErr := ParseHeader(tail)
+	switch {
+	case err != nil && tailErr != nil:
+		return Header{}, err
+	case err != nil: // the copy at the end says what the shard is
+		return last, fmt.Errorf("first header: %w", err)
+	case tailErr != nil:
+		return h, fmt.Errorf("header copy at the end: %w", tailErr)
+	case h != last:
+		return h, fmt.Errorf("%w: its two headers differ", ErrFormat)
+	case length != h.ShardLen():
+		return h, fmt.Errorf("%w: %d bytes, header says %d", ErrFormat, length, h.ShardLen())
+	}
+	return h, nil
+}
+
+func compareSums(table []byte, got []uint32) (damaged []int, err error) {
+	sums, err := ParseSums(table, len(got))
 	for c, want := range sums {
-		if Sum(b[PayloadOffset(c):PayloadOffset(c+1)]) != want {
+		if got[c] != want {
 			damaged = append(damaged, c)
 		}
 	}
-	return h, damaged, nil
+	return damaged, err
 }
