@@ -7,6 +7,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math/bits"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -140,16 +142,19 @@ func (s *Set) putOne(ctx context.Context, key string, body []byte, sum [32]byte,
 
 // An Inventory is what a listing of one prefix found on every store.
 type Inventory struct {
-	members []Member
-	at      map[string][]int // object → members that hold it at its listed size
-	size    map[string]map[int]int64
-	failed  []error // by member: why its listing is incomplete
+	members  []Member
+	at       map[string][]int // object → members that hold it at its listed size
+	size     map[string]map[int]int64
+	attempts map[string]uint16 // shard without attempt → the attempts that somebody lists
+	spoiled  map[location]bool
+	failed   []error // by member: why its listing is incomplete
 }
 
 // List lists prefix on all members at once. A member whose listing fails
 // contributes nothing: absence there means nothing.
 func List(ctx context.Context, members []Member, prefix string) *Inventory {
-	inv := &Inventory{members: members, at: map[string][]int{}, size: map[string]map[int]int64{}, failed: make([]error, len(members))}
+	inv := &Inventory{members: members, at: map[string][]int{}, size: map[string]map[int]int64{}, attempts: map[string]uint16{},
+		spoiled: map[location]bool{}, failed: make([]error, len(members))}
 	found := make([][]store.Info, len(members))
 	var wg sync.WaitGroup
 	for i, m := range members {
@@ -184,6 +189,9 @@ func (v *Inventory) Add(member int, info store.Info) {
 		v.at[info.Key] = append(v.at[info.Key], member)
 	}
 	v.size[info.Key][member] = info.Size
+	if a := attemptOf(info.Key); a >= 0 {
+		v.attempts[shardBase(info.Key)] |= 1 << a
+	}
 }
 
 // Members returns the members that were listed.
@@ -223,33 +231,60 @@ func (v *Inventory) Keys() map[string][]int { return v.at }
 // MaxAttempts bounds the repairs of one shard that a reader looks for.
 const MaxAttempts = 16
 
-// holders returns where shard i of p lies: by name and size.
+// holders returns where shard i of p lies: by name and size. Any attempt may be
+// the only one that is left: the ones before it are removed when they were bad.
+// Copies that were found to be bad come last.
 func (v *Inventory) holders(prefix string, p Pack, i int) []location {
-	var out []location
-	for a := range MaxAttempts {
-		key := p.Key(prefix, i, a)
-		found := v.Holders(key, p.ShardLen())
-		for _, m := range found {
-			out = append(out, location{member: m, key: key})
-		}
-		if len(v.at[key]) == 0 {
-			break
+	var out, spoiled []location
+	first := p.Key(prefix, i, 0)
+	for left := v.attempts[shardBase(first)]; left != 0; left &= left - 1 {
+		key := p.Key(prefix, i, bits.TrailingZeros16(left))
+		for _, m := range v.Holders(key, p.ShardLen()) {
+			if l := (location{member: m, key: key}); v.spoiled[l] {
+				spoiled = append(spoiled, l)
+			} else {
+				out = append(out, l)
+			}
 		}
 	}
-	return out
+	return append(out, spoiled...)
 }
 
+// A location is an object on a member.
 type location struct {
 	member int
 	key    string
 }
+
+// shardBase is a shard's key without the attempt.
+func shardBase(key string) string { return key[:len(key)-3] }
+
+// attemptOf returns the attempt in a shard's key, or -1 if it is no shard's.
+func attemptOf(key string) int {
+	name := key[strings.LastIndexByte(key, '/')+1:]
+	if len(name) != len("s-")+2*32+len("-")+len("-00-00") || !strings.HasPrefix(name, "s-") || name[len(name)-3] != '-' {
+		return -1
+	}
+	n, err := strconv.ParseUint(name[len(name)-2:], 16, 8)
+	if err != nil || n >= MaxAttempts {
+		return -1
+	}
+	return int(n)
+}
+
+// Spoil records that a copy was read earlier and found bad: it is no copy to
+// count on any more, and the last one to be tried. Not to be called while the
+// Inventory is in use.
+func (v *Inventory) Spoil(member int, key string) { v.spoiled[location{member, key}] = true }
 
 // Present returns for each shard of p the members that list it.
 func (v *Inventory) Present(prefix string, p Pack) [][]int {
 	out := make([][]int, p.Geometry.N)
 	for i := range out {
 		for _, l := range v.holders(prefix, p, i) {
-			out[i] = append(out[i], l.member)
+			if !v.spoiled[l] {
+				out[i] = append(out[i], l.member)
+			}
 		}
 	}
 	return out

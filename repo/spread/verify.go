@@ -3,11 +3,10 @@ package spread
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
+	"math/bits"
 
 	"strongroom/erasure"
-	"strongroom/repo/store"
 )
 
 // State is the health of one shard.
@@ -46,74 +45,84 @@ func (h Health) Whole() bool { return h.Good == len(h.Shards) }
 // Verify checks every shard of a pack: that it is listed with its length and,
 // with readData, that all of it has the SHA-256 of the manifest.
 func (r *Reader) Verify(ctx context.Context, p Pack, readData bool) (Health, error) {
+	listed := func(Copy) Verdict { return Verdict{State: Good} }
+	if !readData {
+		return r.Judge(p, listed), ctx.Err()
+	}
+	s := newScrubber(r.set)
+	h := r.Judge(p, func(c Copy) Verdict { return s.Check(ctx, p, c) })
+	return h, ctx.Err()
+}
+
+// Judge sums up what is known of the copies of a pack: look says it of one. A
+// shard is good when one of its copies is; the others are not looked at.
+func (r *Reader) Judge(p Pack, look func(Copy) Verdict) Health {
 	h := Health{Pack: p.ID, Need: p.Geometry.K}
 	for i := range p.Geometry.N {
-		s := r.verifyShard(ctx, p, i, readData, &h)
-		if err := ctx.Err(); err != nil {
-			return h, err
-		}
+		s := r.judgeShard(p, i, look, &h)
 		if s.State == Good {
 			h.Good++
 		}
 		h.Shards = append(h.Shards, s)
 	}
-	return h, nil
+	return h
 }
 
-func (r *Reader) verifyShard(ctx context.Context, p Pack, i int, readData bool, h *Health) ShardHealth {
+func (r *Reader) judgeShard(p Pack, i int, look func(Copy) Verdict, h *Health) ShardHealth {
 	s := ShardHealth{Index: i, State: Missing}
 	for _, l := range r.inv.holders(r.prefix, p, i) {
 		name := r.set.members[l.member].Name
-		if !readData {
+		v := look(Copy{i, l.member, l.key, r.inv.spoiled[l]})
+		h.Read += v.Read
+		switch v.State {
+		case Good:
 			return ShardHealth{Index: i, State: Good, Store: name}
-		}
-		b := make([]byte, p.ShardLen())
-		if err := r.readAt(ctx, l, 0, b); err != nil {
-			// What is damaged stays so; what went since the listing is missing.
-			if s.State != Damaged && !errors.Is(err, store.ErrNotExist) {
-				s.Store, s.State, s.Detail = name, Unknown, err.Error()
+		case Damaged:
+			s.Store, s.State, s.Detail = name, Damaged, v.Detail
+		case Unknown: // what is damaged stays so
+			if s.State != Damaged {
+				s.Store, s.State, s.Detail = name, Unknown, v.Detail
 			}
-			continue
+		case Missing:
+			if s.State == Missing {
+				s.Store, s.Detail = name, "its store lists it and does not have it"
+			}
 		}
-		h.Read += int64(len(b))
-		if sha256.Sum256(b) == p.Shards[i] {
-			return ShardHealth{Index: i, State: Good, Store: name}
-		}
-		s.Store, s.State, s.Detail = name, Damaged, describeDamage(b, p, i)
 	}
-	if s.State == Missing && i >= len(r.set.members) {
+	if s.Detail != "" {
+		return s
+	}
+	if i >= len(r.set.members) {
 		s.Detail = "no store is configured for it"
-	}
-	if s.State != Missing || i >= len(r.set.members) {
 		return s
 	}
 	s.Store = r.set.members[i].Name
 	if err := r.set.Down(i); err != nil {
 		s.State, s.Detail = Unknown, err.Error()
-	} else if held := r.inv.size[p.Key(r.prefix, i, 0)]; len(held) > 0 {
-		for m, size := range held {
-			if size != p.ShardLen() {
-				s.State, s.Store, s.Detail = Damaged, r.set.members[m].Name, fmt.Sprintf("has %d bytes, not %d", size, p.ShardLen())
-			}
-		}
+	}
+	for _, c := range r.inv.misfits(r.prefix, p, i) {
+		s.State, s.Store, s.Detail = Damaged, r.set.members[c.Member].Name, r.inv.misfit(p, c)
 	}
 	return s
 }
 
-// describeDamage says what is wrong with a shard of the right length and the
-// wrong hash.
-func describeDamage(b []byte, p Pack, i int) string {
-	h, damaged, err := erasure.CheckShard(b)
-	if err != nil {
-		return err.Error()
+// misfits are objects that have a name of shard i and another length.
+func (v *Inventory) misfits(prefix string, p Pack, i int) []Copy {
+	var out []Copy
+	first := p.Key(prefix, i, 0)
+	for left := v.attempts[shardBase(first)]; left != 0; left &= left - 1 {
+		key := p.Key(prefix, i, bits.TrailingZeros16(left))
+		for _, m := range v.at[key] {
+			if v.size[key][m] != p.ShardLen() {
+				out = append(out, Copy{Index: i, Member: m, Key: key})
+			}
+		}
 	}
-	if d := describeHeader(h, p, i); d != "" {
-		return "wrong shard" + d
-	}
-	if len(damaged) > 0 {
-		return fmt.Sprintf("%d of %d columns damaged, the first is %d", len(damaged), h.Columns(), damaged[0])
-	}
-	return "header or checksums damaged, or forged"
+	return out
+}
+
+func (v *Inventory) misfit(p Pack, c Copy) string {
+	return fmt.Sprintf("has %d bytes, not %d", v.size[c.Key][c.Member], p.ShardLen())
 }
 
 // Rebuild returns shard i of a pack, whole, from whatever shards are left. It
@@ -121,7 +130,7 @@ func describeDamage(b []byte, p Pack, i int) string {
 // manifest.
 func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
 	k := p.Geometry.K
-	payload := map[int][]byte{}
+	have := map[int][]byte{}
 	var why []string
 	for j := range p.Geometry.N {
 		b, reasons := r.goodShard(ctx, p, j)
@@ -132,26 +141,27 @@ func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
 			why = append(why, reasons...)
 			continue
 		}
-		payload[j] = b[erasure.HeaderLen:erasure.PayloadOffset(p.Header(j).Columns())]
-		if len(payload) == k {
+		have[j] = payloadOf(p, b)
+		if len(have) == k {
 			break
 		}
 	}
-	if len(payload) < k {
+	if len(have) < k {
 		return nil, &TooFewError{Pack: p.ID, Need: k, Why: why}
 	}
-	made, err := erasure.Reconstruct(k, payload, i)
-	if err != nil {
-		return nil, err
-	}
-	b, err := erasure.BuildShard(p.Header(i), made)
-	if err != nil {
+	b := make([]byte, p.ShardLen())
+	if err := erasure.RebuildShard(p.Header(i), have, b); err != nil {
 		return nil, err
 	}
 	if sha256.Sum256(b) != p.Shards[i] {
 		return nil, fmt.Errorf("pack %v: shard %d made again is not the one recorded", p.ID, i)
 	}
 	return b, nil
+}
+
+// payloadOf returns the payload of a whole shard.
+func payloadOf(p Pack, shard []byte) []byte {
+	return shard[erasure.HeaderLen:erasure.PayloadOffset(p.Header(0).Columns())]
 }
 
 // goodShard reads shard j whole from a store that has it right, or says why
@@ -164,7 +174,8 @@ func (r *Reader) goodShard(ctx context.Context, p Pack, j int) (b []byte, why []
 		if err == nil && sha256.Sum256(b) == p.Shards[j] {
 			return b, nil
 		}
-		what := describeDamage(b, p, j)
+		h, damaged, partsErr := erasure.CheckShard(b)
+		what := describeDamage(h, damaged, partsErr, p, j)
 		if err != nil {
 			what = err.Error()
 		}
