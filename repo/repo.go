@@ -76,7 +76,9 @@ type Listing struct {
 	Snapshots []*Snapshot // by dataset pseudonym, oldest first
 	Problems  []Problem   // what was found wrong on the way
 	Reached   int         // stores that answered
-	inventory *spread.Inventory
+
+	inventory   *spread.Inventory
+	supplements []foundSupplement
 }
 
 // A Problem is a fault that did not stop the listing.
@@ -148,6 +150,8 @@ func (r *Repo) List(ctx context.Context) (*Listing, error) {
 		return nil, fmt.Errorf("no store answers: %w", errors.Join(l.inventory.Errors()...))
 	}
 	r.readManifests(ctx, l)
+	r.readSupplements(ctx, l)
+	slices.SortFunc(l.Problems, func(a, b Problem) int { return cmp.Compare(a.Text, b.Text) })
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -201,7 +205,6 @@ func (r *Repo) readManifests(ctx context.Context, l *Listing) {
 	for _, s := range l.Snapshots {
 		slices.Sort(s.Stores)
 	}
-	slices.SortFunc(l.Problems, func(a, b Problem) int { return cmp.Compare(a.Text, b.Text) })
 }
 
 func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key string, member int) (*Snapshot, error) {
@@ -262,4 +265,24 @@ func (l *Listing) Inventory() *spread.Inventory { return l.inventory }
 // no key.
 func (l *Listing) PackReader(s *Snapshot) *spread.Reader {
 	return l.inventory.Reader(generationPrefix(s.Tenant, s.Generation))
+}
+
+// Margin returns how many stores may be lost, whichever they are, before the
+// snapshot cannot be restored, by what the stores that answered list; -1 if it
+// cannot be restored from them.
+func (l *Listing) Margin(s *Snapshot) int {
+	margin := len(s.Stores) - 1 // those that have its manifest
+	prefix := generationPrefix(s.Tenant, s.Generation)
+	known := map[string]int{} // where shards lie → margin: nearly all packs lie alike
+	for _, p := range s.Packs {
+		present := l.inventory.Present(prefix, p.Pack)
+		where := fmt.Sprint(p.Geometry.K, present)
+		m, ok := known[where]
+		if !ok {
+			m = spread.Margin(present, p.Geometry.K)
+			known[where] = m
+		}
+		margin = min(margin, m)
+	}
+	return margin
 }
