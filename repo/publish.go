@@ -109,7 +109,7 @@ func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
 			}
 			present[i] = []int{at}
 		}
-		if spread.Domains(present) < p.Geometry.CommitShards() {
+		if !survivesOne(p, present) {
 			if err := s.spreadOut(ctx, reader, p, present); err != nil {
 				return err
 			}
@@ -198,9 +198,16 @@ func (s *Saver) putAttempt(ctx context.Context, i int, key string, shard []byte,
 	return key, err
 }
 
+// survivesOne reports whether a pack's shards lie as a commit asks for: enough
+// of them in distinct fault domains, or, where there are fewer domains than
+// when it was written, so many in each that any one may go.
+func survivesOne(p PackRecord, present [][]int) bool {
+	return spread.Domains(present) >= p.Geometry.CommitShards() || spread.Margin(present, p.Geometry.K) >= 1
+}
+
 // enough is the commit rule for one pack.
 func enough(p PackRecord, present [][]int, spool int) error {
-	if got, want := spread.Domains(present), p.Geometry.CommitShards(); got < want {
+	if got, want := spread.Domains(present), p.Geometry.CommitShards(); !survivesOne(p, present) {
 		return fmt.Errorf("%w: pack %v has shards in %d fault domains, a commit needs %d", ErrIncomplete, p.ID, got, want)
 	}
 	outside := make([][]int, len(present))
@@ -211,7 +218,7 @@ func enough(p PackRecord, present [][]int, spool int) error {
 			}
 		}
 	}
-	if got := spread.Domains(outside); got < p.Geometry.K {
+	if got := spread.Domains(outside); got < p.Geometry.K && !survivesOne(p, outside) {
 		return fmt.Errorf("%w: pack %v has %d shards on stores, a commit needs %d", ErrIncomplete, p.ID, got, p.Geometry.K)
 	}
 	return nil

@@ -1,12 +1,31 @@
 package job
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
 
+	"strongroom/custody/keys/box"
+	"strongroom/erasure"
+	"strongroom/repo"
 	"strongroom/repo/spread"
 )
+
+// CheckOptions say how closely a check looks.
+type CheckOptions struct {
+	// Sample reads a random column of every shard and compares it with the
+	// code.
+	Sample bool
+	// ReadData is how many percent of all bytes are read, those first that were
+	// read longest ago; 0: none.
+	ReadData int
+	Now      func() time.Time
+	Progress func(done, total int64)
+}
 
 // CheckResult is what a check found.
 type CheckResult struct {
@@ -15,19 +34,25 @@ type CheckResult struct {
 	Packs     int      `json:"packs"`
 	Shards    int      `json:"shards"`
 	Good      int      `json:"good"`
+	Objects   int      `json:"objects"`  // read whole
+	Marked    int      `json:"marked"`   // replaced by a repair, to be deleted
 	Read      int64    `json:"read"`     // bytes
 	Problems  []string `json:"problems"` // each a line
 	Lost      int      `json:"lost"`     // packs that cannot be read any more
 	Away      int      `json:"away"`     // packs that cannot be read until a store is back
 	Gone      int      `json:"gone"`     // snapshots that this box committed last and no store has
+	Margin    int      `json:"margin"`   // how many stores may be lost before a snapshot is, the worst one
 }
 
-// Check compares what the stores hold with the manifests; with readData it
-// reads every shard and compares its SHA-256. It needs no generation key.
-func (s *Site) Check(ctx context.Context, readData bool, progress func(done, total int64)) (*CheckResult, error) {
-	r := &CheckResult{Problems: []string{}}
-	for _, t := range s.Config.Tenants {
-		l, _, err := s.Listing(ctx, t.Name)
+// Check compares what the stores hold with the manifests. It needs no
+// generation key.
+func (s *Site) Check(ctx context.Context, o CheckOptions) (*CheckResult, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0)}
+	for _, c := range s.Config.Tenants {
+		l, t, err := s.Listing(ctx, c.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -38,36 +63,208 @@ func (s *Site) Check(ctx context.Context, readData bool, progress func(done, tot
 				r.Gone++
 			}
 		}
-		seen := map[string]bool{}
+		k := &checking{s: s, o: o, l: l, tenant: t, r: r, checked: s.loadChecked(t), marks: s.loadMarks(t), known: map[erasure.ID]bool{}, verdicts: map[objectAt]spread.Verdict{}}
 		for _, snap := range l.Snapshots {
 			r.Snapshots++
+			r.Margin = min(r.Margin, l.Margin(snap))
 			if len(snap.Stores) < l.Reached {
-				state := s.State(l, snap)
-				r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), state))
+				r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), s.State(l, snap)))
 			}
-			reader := l.PackReader(snap)
-			for _, p := range snap.Packs {
-				if seen[p.Encode.String()] {
-					continue
-				}
-				seen[p.Encode.String()] = true
-				h, err := reader.Verify(ctx, p.Pack, readData)
-				if err != nil {
-					return nil, err
-				}
-				r.add(t.Name, snap.ID(), h)
-				if progress != nil && readData {
-					progress(r.Read, 0)
-				}
-			}
+			k.add(snap)
+		}
+		if err := k.run(ctx); err != nil {
+			return nil, err
 		}
 	}
 	return r, nil
 }
 
+// checking is the check of one tenant.
+type checking struct {
+	s       *Site
+	o       CheckOptions
+	l       *repo.Listing
+	tenant  box.Tenant
+	r       *CheckResult
+	checked *checked
+	marks   *marks
+
+	packs    []checkedPack
+	known    map[erasure.ID]bool         // encodings in packs
+	verdicts map[objectAt]spread.Verdict // of what was read in this run
+}
+
+// checkedPack is a pack and the first snapshot that needs it.
+type checkedPack struct {
+	spread.Pack
+	snapshot string
+	reader   *spread.Reader
+	prefix   string
+}
+
+// objectAt is an object on a store.
+type objectAt struct {
+	member int
+	key    string
+}
+
+func (k *checking) name(c spread.Copy) string { return k.l.Inventory().Members()[c.Member].Name }
+
+func (k *checking) add(snap *repo.Snapshot) {
+	reader := k.l.PackReader(snap)
+	for _, p := range snap.Packs {
+		if !k.known[p.Encode] {
+			k.known[p.Encode] = true
+			k.packs = append(k.packs, checkedPack{p.Pack, snap.ID(), reader, reader.Prefix()})
+		}
+	}
+}
+
+func (k *checking) run(ctx context.Context) error {
+	if k.o.ReadData > 0 {
+		if err := k.readData(ctx); err != nil {
+			return err
+		}
+	}
+	if k.o.Sample {
+		if err := k.sample(ctx); err != nil {
+			return err
+		}
+	}
+	for _, p := range k.packs {
+		h := p.reader.Judge(p.Pack, k.look)
+		k.r.add(k.tenant.Name, p.snapshot, h)
+		k.second(p, h)
+	}
+	return ctx.Err()
+}
+
+// look says what is known of a copy.
+func (k *checking) look(c spread.Copy) spread.Verdict {
+	if v, read := k.verdicts[objectAt{c.Member, c.Key}]; read {
+		v.Read = 0 // counted when it was
+		return v
+	}
+	if !c.Spoiled {
+		return spread.Verdict{State: spread.Good} // it is listed with its length
+	}
+	v := spread.Verdict{State: spread.Damaged, Detail: "marked by a repair"}
+	if r, ok := k.checked.get(k.name(c), c.Key); ok && !r.good {
+		v.Detail = fmt.Sprintf("found at %s", time.Unix(int64(r.at), 0).UTC().Format("2006-01-02 15:04:05Z"))
+	}
+	return v
+}
+
+// second tells of bad copies of shards that have good ones. Those that a repair
+// has seen are marked and no problem.
+func (k *checking) second(p checkedPack, h spread.Health) {
+	for _, c := range k.l.Inventory().Copies(p.prefix, p.Pack) {
+		v := k.look(c)
+		switch {
+		case k.marks.has(k.name(c), c.Key):
+			k.r.Marked++
+		case v.State == spread.Damaged && h.Shards[c.Index].State == spread.Good:
+			k.r.Problems = append(k.r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v: shard %d on %q has a copy that is damaged (%s) beside a good one", k.tenant.Name, p.snapshot, p.ID, c.Index, k.name(c), v.Detail))
+		}
+	}
+}
+
+// readData reads what was read longest ago, and what was bad then before that.
+func (k *checking) readData(ctx context.Context) error {
+	tasks := k.tasks()
+	var total, done int64
+	for _, t := range tasks {
+		total += t.Pack.ShardLen()
+	}
+	total = (total*int64(k.o.ReadData) + 99) / 100
+	n, sum := 0, int64(0)
+	for n < len(tasks) && sum < total {
+		sum += tasks[n].Pack.ShardLen()
+		n++
+	}
+	err := k.l.Inventory().Scrubber().Run(ctx, tasks[:n], func(t spread.Task, v spread.Verdict) error {
+		k.verdicts[objectAt{t.Member, t.Key}] = v
+		k.r.Read += v.Read
+		if v.State != spread.Unknown {
+			k.r.Objects++
+			k.checked.set(k.name(t.Copy), t.Key, v.State == spread.Good, k.o.Now())
+		}
+		if done += t.Pack.ShardLen(); k.o.Progress != nil {
+			k.o.Progress(done, sum)
+		}
+		return k.checked.save(k.o.Now())
+	})
+	// What was read counts, also when the rest was not.
+	return errors.Join(err, k.checked.saveNow())
+}
+
+// tasks are all copies in the order in which they are to be read.
+func (k *checking) tasks() []spread.Task {
+	type dated struct {
+		spread.Task
+		at uint32 // 0: bad or never read
+	}
+	var all []dated
+	live := map[checkedID]bool{}
+	for _, p := range k.packs {
+		for _, c := range k.l.Inventory().Copies(p.prefix, p.Pack) {
+			name := k.name(c)
+			live[checkedIDOf(name, c.Key)] = true
+			if k.marks.has(name, c.Key) {
+				continue // it is known to be bad and waits to be deleted
+			}
+			d := dated{Task: spread.Task{Pack: p.Pack, Copy: c}}
+			if r, ok := k.checked.get(name, c.Key); ok && r.good {
+				d.at = r.at
+			}
+			all = append(all, d)
+		}
+	}
+	if k.l.Reached == len(k.s.Config.Stores) {
+		k.checked.keepOnly(live)
+	}
+	slices.SortStableFunc(all, func(a, b dated) int {
+		if a.Spoiled != b.Spoiled {
+			return map[bool]int{true: -1, false: 1}[a.Spoiled]
+		}
+		return cmp.Compare(a.at, b.at)
+	})
+	out := make([]spread.Task, len(all))
+	for i, d := range all {
+		out[i] = d.Task
+	}
+	return out
+}
+
+// sample reads a random column of every pack.
+func (k *checking) sample(ctx context.Context) error {
+	samplers := map[string]*spread.Sampler{}
+	for i, p := range k.packs {
+		if samplers[p.prefix] == nil {
+			samplers[p.prefix] = k.l.Inventory().Sampler(p.prefix)
+		}
+		got, err := samplers[p.prefix].Column(ctx, p.Pack, rand.IntN(p.Header(0).Columns()))
+		if err != nil {
+			return err
+		}
+		k.r.Read += got.Read
+		for _, f := range got.Wrong {
+			k.verdicts[objectAt{f.Member, f.Key}] = f.Verdict
+			k.checked.set(k.name(f.Copy), f.Key, false, k.o.Now())
+		}
+		if got.Doubt != "" {
+			k.r.Problems = append(k.r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v: %s; check --read-data reads all of it", k.tenant.Name, p.snapshot, p.ID, got.Doubt))
+		}
+		if k.o.Progress != nil {
+			// What is left is estimated from what the packs so far took.
+			k.o.Progress(k.r.Read, k.r.Read/int64(i+1)*int64(len(k.packs)))
+		}
+	}
+	return k.checked.saveNow()
+}
+
 func (r *CheckResult) add(tenant, snapshot string, h spread.Health) {
 	r.Packs++
-	r.Read += h.Read
 	unknown := 0
 	for _, sh := range h.Shards {
 		r.Shards++

@@ -36,6 +36,7 @@ func (s *Site) Listing(ctx context.Context, tenant string) (*repo.Listing, box.T
 	if err != nil {
 		return nil, t, err
 	}
+	s.spoil(t, l)
 	for i, d := range t.Datasets {
 		if err := l.Behind(heads[i], repo.ID(d.ID)); err != nil {
 			err = &behindError{d.Name, fmt.Errorf("dataset %q: %w", d.Name, err)}

@@ -45,6 +45,9 @@ func (v *Inventory) Reader(prefix string) *Reader {
 // Inventory returns the listing that the Reader reads by.
 func (r *Reader) Inventory() *Inventory { return r.inv }
 
+// Prefix returns the prefix of the packs that the Reader reads.
+func (r *Reader) Prefix() string { return r.prefix }
+
 // Damage returns what was found wrong and read around so far.
 func (r *Reader) Damage() []string {
 	r.mu.Lock()

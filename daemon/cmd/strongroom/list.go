@@ -54,6 +54,7 @@ type listed struct {
 	KeepUntil *time.Time      `json:"keep_until,omitempty"`
 	State     string          `json:"state"`
 	Stores    []string        `json:"stores"`
+	Margin    int             `json:"margin"` // stores that may be lost before it is; -1: it cannot be restored now
 	Conflict  bool            `json:"conflict,omitempty"`
 	Tenant    string          `json:"tenant"`
 	Why       string          `json:"why"` // it is in this generation
@@ -81,7 +82,7 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 				continue
 			}
 			it := listed{Snapshot: s.ID(), Epoch: s.Epoch, Sequence: s.Sequence, Time: s.Time, State: site.State(l, s),
-				Stores: s.Stores, Conflict: s.Conflict, Tenant: t.Name, Catalogue: s.Entry}
+				Stores: s.Stores, Margin: l.Margin(s), Conflict: s.Conflict, Tenant: t.Name, Catalogue: s.Entry}
 			if !s.KeepUntil.IsZero() {
 				it.KeepUntil = &s.KeepUntil
 			}
@@ -118,7 +119,7 @@ func snapshotTable(items []listed, verbose bool) string {
 	}
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DATASET\tSNAPSHOT\tNO\tTIME (UTC)\tSIZE\tNEW\tSTORED\tSTATE\tNOTES")
+	fmt.Fprintln(w, "DATASET\tSNAPSHOT\tNO\tTIME (UTC)\tSIZE\tNEW\tSTORED\tSTATE\tMARGIN\tNOTES")
 	var why []string
 	for _, s := range items {
 		var notes []string
@@ -134,9 +135,9 @@ func snapshotTable(items []listed, verbose bool) string {
 		if s.Catalogue.Label != "" {
 			notes = append(notes, s.Catalogue.Label)
 		}
-		fmt.Fprintf(w, "%s/%s\t%s\t%d.%d\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Catalogue.Dataset, s.Snapshot, s.Epoch, s.Sequence,
+		fmt.Fprintf(w, "%s/%s\t%s\t%d.%d\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Catalogue.Dataset, s.Snapshot, s.Epoch, s.Sequence,
 			s.Time.Format("2006-01-02 15:04:05"), rescue.Bytes(s.Catalogue.Read), rescue.Bytes(s.Catalogue.New), rescue.Bytes(s.Catalogue.Stored),
-			s.State, strings.Join(notes, ", "))
+			s.State, marginWord(s.Margin), strings.Join(notes, ", "))
 		if verbose {
 			why = append(why, fmt.Sprintf("%s/%s %d.%d: %s", s.Tenant, s.Catalogue.Dataset, s.Epoch, s.Sequence, s.Why))
 		}
