@@ -374,10 +374,11 @@ func (m *mending) read(ctx context.Context, c Copy) []byte {
 // write puts a shard on a store under a name that is free there, and reads it
 // back. An error is the store's: it is not written to any more.
 func (m *mending) write(ctx context.Context, w Write, b []byte) error {
-	sum := sha256.Sum256(b)
-	first := 0
+	first, sum := 0, [sha256.Size]byte{}
 	if w.Index < len(m.p.Shards) {
-		first = m.free(w)
+		first, sum = m.free(w), m.p.Shards[w.Index] // compared when it was read or made
+	} else {
+		sum = sha256.Sum256(b)
 	}
 	var err error
 	for a := first; a < MaxAttempts; a++ {
