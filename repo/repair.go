@@ -1,6 +1,7 @@
 package repo
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -48,6 +49,8 @@ type RepairConfig struct {
 	Mark func(Mark) error
 	// Progress is told the bytes of packs looked at so far, and of all.
 	Progress func(done, total int64)
+
+	batch int // packs in a supplement; 0: as many as it may have
 }
 
 // A Mark is an object for whoever deletes.
@@ -96,6 +99,7 @@ type repair struct {
 // the stores that lack them. It may be stopped at any moment; the next one goes
 // on with what is missing then.
 func (r *Repo) Repair(ctx context.Context, c RepairConfig) (*Repaired, error) {
+	c.batch = cmp.Or(c.batch, supplementPacks)
 	w := &repair{c: c, stores: len(r.Members), out: &Repaired{Acts: []Act{}, Left: []string{}, Problems: []string{}}}
 	with := *r
 	if c.Spool != nil {
@@ -271,7 +275,7 @@ func (w *repair) collect(ctx context.Context, g *generationWork, rep *spread.Rep
 			if len(m.Further) == 0 {
 				break
 			}
-			if len(batch.Packs) == supplementPacks || len(batch.Packs) > 0 && batch.Manifest != g.from[i].hash {
+			if len(batch.Packs) == w.c.batch || len(batch.Packs) > 0 && batch.Manifest != g.from[i].hash {
 				if err := w.flush(ctx, g, rep, batch); err != nil {
 					return err
 				}

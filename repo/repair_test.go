@@ -233,6 +233,45 @@ func TestAGenerationGoesOnWithOtherStores(t *testing.T) {
 	w.mustRestore(third.ID, weeks[2]...)
 }
 
+// Many packs make many supplements, each as soon as it is full: what was done
+// is not done again after a crash.
+func TestSupplementsComeInBatches(t *testing.T) {
+	w := newSmallWorld(t, 3)
+	w.mustSave(namedBytes{"a", random(6<<20, 1)})
+	packs := len(w.list().Snapshots[0].Packs)
+	w.addDir()
+	c := w.repairConfig(nil)
+	c.Fill, c.batch, c.ReadData = "store3", 2, false
+	w.dies(packs/2*5, true) // of 4 shards and 2 supplements on 4 stores, or so, a batch
+	if _, err := w.r.Repair(context.Background(), c); err == nil {
+		t.Fatal("it did not die")
+	}
+	w.heal()
+	done := len(w.objects(0, "x-"))
+	if done == 0 || done >= packs/2 {
+		t.Fatalf("%d supplements of %d packs: the test shows nothing", done, packs)
+	}
+	r, err := w.r.Repair(context.Background(), c)
+	if err != nil || !r.Whole() {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	written := 0
+	for _, a := range r.Acts {
+		if a.Act == "write" {
+			written++
+		}
+	}
+	if written != packs-2*done {
+		t.Errorf("%d shards were made, %d of %d packs had theirs", written, 2*done, packs)
+	}
+	for _, p := range w.list().Snapshots[0].Packs {
+		if len(p.Shards) != 4 {
+			t.Errorf("pack %d has %d shards", p.Number, len(p.Shards))
+		}
+	}
+	w.mustBeWhole("in batches")
+}
+
 // Programs that know no supplements restore as before.
 func TestIndependentProgramPassesOverSupplements(t *testing.T) {
 	w := newSmallWorld(t, 3)
