@@ -56,7 +56,7 @@ manifests say what it has. May be stopped at any moment and run again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.repair(cmd, o, func(s *job.Site, ctx context.Context, o job.RepairOptions) (*repo.Repaired, error) {
 				return s.FillStore(ctx, args[0], o)
-			}, fmt.Sprintf("store %q has a shard of every pack that can be read\n", args[0]))
+			}, fmt.Sprintf("store %q has a shard of every pack that can be read; new kits should name it: strongroom keys kit\n", args[0]))
 		},
 	}
 	if verb == "replace" {
@@ -83,7 +83,7 @@ it out of the configuration afterwards. May be stopped and run again.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.repair(cmd, o, func(s *job.Site, ctx context.Context, o job.RepairOptions) (*repo.Repaired, error) {
 				return s.DrainStore(ctx, args[0], o)
-			}, fmt.Sprintf("no snapshot needs store %q any more: take it out of the configuration before the next backup\n", args[0]))
+			}, fmt.Sprintf("no snapshot needs store %q any more: take it out of the configuration before the next backup, and issue new kits: strongroom keys kit\n", args[0]))
 		},
 	}
 	c.Flags().BoolVarP(&o.DryRun, "dry-run", "n", false, "write nothing, print what would be done")
