@@ -25,6 +25,8 @@ var allowed = map[string][]string{
 	"repo/store/storetest": {"repo/store", "repo/store/s3"},
 	"repo/pack":            {"repo/seal"},
 	"repo/spread":          {"erasure", "repo/store"}, // never seal: repair needs no keys
+	"repo/retain":          {},
+	"repo/expire":          {"repo", "repo/retain", "repo/spread", "repo/store"}, // never seal: expiry needs no generation key
 	"repo":                 {"chunker", "erasure", "repo/seal", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
 
 	"source":                {},
