@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -38,6 +39,10 @@ func (r *Repo) Begin(ctx context.Context, c SaveConfig) (*Saver, error) {
 	}
 	return s, nil
 }
+
+// Lock takes the lock of a dataset's directory without waiting, as a writer of
+// the dataset does; closing it releases it. ErrLocked: another process has it.
+func Lock(dir string) (io.Closer, error) { return lockDir(dir) }
 
 // lockDir takes the lock of a dataset's directory without waiting.
 func lockDir(dir string) (*os.File, error) {
@@ -145,7 +150,7 @@ func (s *Saver) chooseGeneration(ctx context.Context) error {
 	why := ""
 	if s.head != nil {
 		if why = s.appendable(ctx); why == "" {
-			why = s.outgrown()
+			why = cmp.Or(s.c.Fresh, s.outgrown())
 		}
 		if err := ctx.Err(); err != nil {
 			return err

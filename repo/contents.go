@@ -34,6 +34,16 @@ type Catalogue struct {
 	Anomalies []string  `json:"anomalies,omitempty"` // facts that look wrong beside the snapshot before
 	Warnings  []string  `json:"warnings,omitempty"`
 	Tool      string    `json:"tool"`
+	Origin    *Origin   `json:"origin,omitempty"` // of a copy that a compaction made
+}
+
+// An Origin says what a copy was made of, and the place and time of the
+// snapshot that is no copy: whoever counts or dates snapshots uses those.
+type Origin struct {
+	Manifest string    `json:"manifest"` // SHA-256 of the manifest that was copied, 64 hex digits
+	Epoch    uint32    `json:"epoch"`
+	Sequence uint32    `json:"sequence"`
+	Time     time.Time `json:"time"`
 }
 
 // A Stream describes one stream of a snapshot.
@@ -42,8 +52,9 @@ type Stream struct {
 	Kind     string          `json:"kind"`
 	PageSize int             `json:"page_size,omitempty"`
 	Length   int64           `json:"length"`
-	BLAKE3   string          `json:"blake3"`  // of the whole stream, 64 hex digits
-	Extents  int64           `json:"extents"` // how many of the extent list are its own, after those of the streams before it
+	BLAKE3   string          `json:"blake3"`           // of the whole stream, 64 hex digits
+	Extents  int64           `json:"extents"`          // how many of the extent list are its own, after those of the streams before it
+	Packed   int             `json:"packed,omitempty"` // to how many thousandths a sample of it compresses; 0: not tried
 	Facts    json.RawMessage `json:"facts,omitempty"`
 }
 

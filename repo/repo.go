@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 
+	"strongroom/erasure"
 	"strongroom/repo/spread"
 )
 
@@ -49,6 +50,8 @@ type Snapshot struct {
 	Stores []string
 	// Conflict says that another manifest of the same sequence exists.
 	Conflict bool
+	// Tombstone names it, if one does.
+	Tombstone *StandingTombstone
 }
 
 // ID names a snapshot: the front of the SHA-256 of its manifest.
@@ -76,6 +79,12 @@ type Listing struct {
 	Snapshots []*Snapshot // by dataset pseudonym, oldest first
 	Problems  []Problem   // what was found wrong on the way
 	Reached   int         // stores that answered
+
+	// Tombstones are those that are believed. Buried are the snapshots that
+	// they name and some store still has, or has again: they are not among
+	// Snapshots.
+	Tombstones []*StandingTombstone
+	Buried     []*Snapshot
 
 	inventory   *spread.Inventory
 	supplements []foundSupplement
@@ -109,18 +118,27 @@ func (l *Listing) Find(dataset ID, spec string) (*Snapshot, error) {
 		return nil, fmt.Errorf("%w: the dataset has none on the %d stores that answered", ErrNoSnapshot, l.Reached)
 	}
 	if spec == "" || spec == "latest" {
-		newest := all[len(all)-1]
-		if newest.Conflict {
-			return nil, fmt.Errorf("%w: which snapshot is the newest is in doubt, two have epoch %d, sequence %d (%s and %s): name one of them",
-				ErrConflict, newest.Epoch, newest.Sequence, all[len(all)-2].ID(), newest.ID())
+		newest := slices.MaxFunc(all, older)
+		for _, s := range all {
+			if newest.Conflict && s != newest && s.Epoch == newest.Epoch && s.Sequence == newest.Sequence {
+				return nil, fmt.Errorf("%w: which snapshot is the newest is in doubt, two have epoch %d, sequence %d (%s and %s): name one of them",
+					ErrConflict, newest.Epoch, newest.Sequence, s.ID(), newest.ID())
+			}
 		}
 		return newest, nil
 	}
 	var found []*Snapshot
 	for _, s := range all {
-		full := hex.EncodeToString(s.hash[:])
-		if len(spec) >= 4 && strings.HasPrefix(full, spec) || s.Entry != nil && s.Entry.Label == spec {
+		if s.named(spec) || s.Entry != nil && s.Entry.Label == spec && !l.copied(s) {
 			found = append(found, s)
+		}
+	}
+	if len(found) == 0 {
+		// Whoever knows its id may have what is left of an expired one.
+		for _, s := range l.Buried {
+			if s.Dataset == dataset && s.named(spec) {
+				found = append(found, s)
+			}
 		}
 	}
 	switch len(found) {
@@ -130,6 +148,36 @@ func (l *Listing) Find(dataset ID, spec string) (*Snapshot, error) {
 		return found[0], nil
 	}
 	return nil, fmt.Errorf("%w: %q fits %d of them", ErrNoSnapshot, spec, len(found))
+}
+
+// named reports whether spec is a front of the snapshot's id.
+func (s *Snapshot) named(spec string) bool {
+	return len(spec) >= 4 && strings.HasPrefix(hex.EncodeToString(s.hash[:]), spec)
+}
+
+// Place is where a snapshot stands in its dataset's history: that of a copy is
+// its original's.
+func (s *Snapshot) Place() (epoch, sequence uint32) {
+	if s.Entry != nil && s.Entry.Origin != nil {
+		return s.Entry.Origin.Epoch, s.Entry.Origin.Sequence
+	}
+	return s.Epoch, s.Sequence
+}
+
+// older orders snapshots by what they hold, so that the copies of a compaction
+// that was interrupted do not pass for the newest. A copy comes behind its
+// original.
+func older(a, b *Snapshot) int {
+	ae, as := a.Place()
+	be, bs := b.Place()
+	return cmp.Or(cmp.Compare(ae, be), cmp.Compare(as, bs), newer(a, b))
+}
+
+// copied reports whether a copy of s is listed.
+func (l *Listing) copied(s *Snapshot) bool {
+	return slices.ContainsFunc(l.Snapshots, func(c *Snapshot) bool {
+		return c.Dataset == s.Dataset && c.Entry != nil && c.Entry.Origin != nil && c.Entry.Origin.Manifest == hex.EncodeToString(s.hash[:])
+	})
 }
 
 // List reads every manifest of the tenant on all stores that answer. The union
@@ -151,14 +199,16 @@ func (r *Repo) List(ctx context.Context) (*Listing, error) {
 	}
 	r.readManifests(ctx, l)
 	r.readSupplements(ctx, l)
-	slices.SortFunc(l.Problems, func(a, b Problem) int { return cmp.Compare(a.Text, b.Text) })
+	r.readTombstones(ctx, l)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	l.bury()
 	slices.SortFunc(l.Snapshots, func(a, b *Snapshot) int {
 		return cmp.Or(slices.Compare(a.Dataset[:], b.Dataset[:]), newer(a, b))
 	})
 	l.markConflicts()
+	slices.SortStableFunc(l.Problems, func(a, b Problem) int { return cmp.Compare(a.Text, b.Text) })
 	return l, nil
 }
 
@@ -285,4 +335,27 @@ func (l *Listing) Margin(s *Snapshot) int {
 		margin = min(margin, m)
 	}
 	return margin
+}
+
+// Whole reports whether the listing shows all of a snapshot: its manifest
+// everywhere, and of every pack so many shards in places of their own that as
+// many stores may be lost as a new snapshot on these stores could lose; or what
+// is missing. A pack that was coded for fewer stores need not bear more than it
+// was made for.
+func (l *Listing) Whole(s *Snapshot) (bool, string) {
+	planned, err := erasure.Plan(l.Reached)
+	if err != nil {
+		return false, err.Error()
+	}
+	prefix := generationPrefix(s.Tenant, s.Generation)
+	for _, p := range s.Packs {
+		spare := spread.Margin(l.inventory.Present(prefix, p.Pack), p.Geometry.K)
+		if spare < min(planned.N-planned.K, p.Geometry.N-p.Geometry.K) {
+			return false, fmt.Sprintf("pack %v bears the loss of %d stores", p.ID, spare)
+		}
+	}
+	if len(s.Stores) < l.Reached {
+		return false, fmt.Sprintf("its manifest is on %d of %d stores", len(s.Stores), l.Reached)
+	}
+	return true, ""
 }

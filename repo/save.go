@@ -47,6 +47,8 @@ type SaveConfig struct {
 	Incarnation uint32
 	// PerGeneration is how many snapshots a generation takes; at least 1.
 	PerGeneration int
+	// Fresh, if not empty, begins a new generation and says why.
+	Fresh string
 	// BaseCache is how many bytes of packs are kept on the box to compare the
 	// next snapshot with; 0: none, so that only whole chunks are found.
 	BaseCache int64
@@ -95,6 +97,7 @@ type Saver struct {
 	tables     []pack.Entry // the generation's table before this run
 	units      unitPool
 	hashers    sync.Pool // of *blake3.Hasher with chunkKey
+	sampler    sampler
 
 	mu      sync.Mutex // guards what follows
 	streams []savedStream
@@ -108,6 +111,9 @@ type Saver struct {
 // Previous returns the contents of the dataset's newest snapshot before this
 // one, or nil.
 func (s *Saver) Previous() *Contents { return s.previous }
+
+// History returns the dataset's snapshots before this one, oldest first.
+func (s *Saver) History() []*Snapshot { return s.listing.Of(s.c.Dataset) }
 
 // savedStream is a stream that ended well.
 type savedStream struct {

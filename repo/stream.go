@@ -63,6 +63,7 @@ type streamWriter struct {
 	number  uint32 // in the map
 	whole   *blake3.Hasher
 	length  int64
+	sample  sample
 	locator *locator
 	matcher *chunker.Matcher       // nil without a base
 	views   map[*snapMap]*baseView // the writer's own; the locator has others
@@ -144,7 +145,7 @@ func (w *streamWriter) copy(ctx context.Context, spec StreamSpec, r io.Reader) (
 		return Stream{}, err
 	}
 	return Stream{Name: spec.Name, Kind: spec.Kind, PageSize: spec.PageSize, Length: w.length,
-		BLAKE3: hex.EncodeToString(w.whole.Sum(nil)), Extents: w.extents.n}, nil
+		BLAKE3: hex.EncodeToString(w.whole.Sum(nil)), Extents: w.extents.n, Packed: w.sample.thousandths()}, nil
 }
 
 func (w *streamWriter) read(ctx context.Context, c *chunker.Cutter, free <-chan *unit, out chan<- *unit) error {
@@ -208,6 +209,9 @@ func (w *streamWriter) locate(ctx context.Context, in <-chan *unit, out chan<- *
 			return err
 		}
 		w.locator.locate(u, w.barren.Load() < barrenLimit)
+		if err := w.sample.add(&w.s.sampler, u.seg.Data, w.length); err != nil {
+			return err
+		}
 		w.whole.Write(u.seg.Data)
 		w.length += int64(len(u.seg.Data))
 		out <- u // has room for all

@@ -281,7 +281,7 @@ class Snapshot:
         starts = [0, *itertools.accumulate(11 * s["extents"] for s in c["streams"])]
         must(len(listed) == starts[-1], "extent list: length")
         self.streams = [(s, list(extents_of(listed[at:], s["extents"]))) for s, at in zip(c["streams"], starts)]
-        must(all(s.keys() - {"page_size", "facts"} == {"name", "kind", "length", "blake3", "extents"} for s in c["streams"])
+        must(all(s.keys() - {"page_size", "packed", "facts"} == {"name", "kind", "length", "blake3", "extents"} for s in c["streams"])
              and len({s["name"] for s in c["streams"]} - {""}) == len(c["streams"]), "streams: fields, or not each its own name")
 
     def read_block(self, n):
