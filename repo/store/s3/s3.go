@@ -86,6 +86,7 @@ type Store struct {
 	prefix    string
 	endpoint  string
 	retry     retrier
+	dates     *dates
 
 	// needMD5 is set once the service demanded Content-MD5, as buckets with an
 	// object lock do.
@@ -118,11 +119,12 @@ func open(c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	seen := &dates{}
 	core, err := minio.NewCore(u.Host, &minio.Options{
 		// V4 is named, so that nothing a server says can lead to another.
 		Creds:        credentials.NewStaticV4(c.AccessKey, c.SecretKey.reveal(), ""),
 		Secure:       u.Scheme == "https",
-		Transport:    &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall)},
+		Transport:    &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall), dates: seen},
 		Region:       orDefault(c.Region, defaultRegion),
 		BucketLookup: lookups[c.Style],
 		// One attempt a call: the library waits at most some seconds in all,
@@ -139,6 +141,7 @@ func open(c Config) (*Store, error) {
 		prefix:    c.Prefix,
 		endpoint:  u.Scheme + "://" + u.Host,
 		retry:     newRetrier(c),
+		dates:     seen,
 		mode:      store.CreateUnknown,
 	}, nil
 }

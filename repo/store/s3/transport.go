@@ -18,6 +18,21 @@ var errStalled = errors.New("nothing moved on the connection")
 type watched struct {
 	next  http.RoundTripper
 	stall time.Duration
+	dates *dates
+}
+
+// dates keeps what the last answer said the time is.
+type dates struct {
+	mu         sync.Mutex
+	says, here time.Time // guarded by mu
+}
+
+func (d *dates) note(resp *http.Response) {
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.says, d.here = t, time.Now()
+	}
 }
 
 func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
@@ -37,6 +52,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 		cancel(nil)
 		return nil, err
 	}
+	w.dates.note(resp)
 	resp.Body = &receiving{ReadCloser: resp.Body, dog: dog}
 	return resp, nil
 }

@@ -1,0 +1,89 @@
+package s3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/minio/minio-go/v7"
+
+	"strongroom/repo/store"
+)
+
+// Delete removes an object with all its versions and delete markers; nil if
+// there is none. A version under an object lock is ErrDenied.
+func (s *Store) Delete(ctx context.Context, key string) error {
+	if !store.ValidKey(key) {
+		return fmt.Errorf("delete %q: invalid key", key)
+	}
+	if err := s.retry.do(ctx, func() error { return s.remove(ctx, key) }); err != nil {
+		return fmt.Errorf("delete %s: %w", key, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, key string) error {
+	versions, err := s.versions(ctx, key)
+	if err != nil {
+		return err
+	}
+	for _, v := range versions {
+		if err := s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{VersionID: v}); err != nil {
+			return err
+		}
+	}
+	// Whether it was versioned or not, the name must be free now. A service
+	// without versions had none to list.
+	switch _, err := s.stat(ctx, key); {
+	case errors.Is(err, store.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	}
+	if err := s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{}); err != nil {
+		return err
+	}
+	if _, err := s.stat(ctx, key); !errors.Is(err, store.ErrNotExist) {
+		if err == nil {
+			err = fmt.Errorf("%w: the service says it is deleted and still has it", store.ErrTampered)
+		}
+		return err
+	}
+	return nil
+}
+
+// versions lists the versions of one object. Services that know none refuse the
+// question or give the object itself, as "null" or with no version.
+func (s *Store) versions(ctx context.Context, key string) ([]string, error) {
+	no := false
+	var out []string
+	for obj := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + key, WithVersions: true, Recursive: true, FetchOwner: &no}) {
+		if obj.Err != nil {
+			if _, answered := answer(obj.Err); answered {
+				if _, passing := classify(obj.Err); !passing {
+					return nil, nil // stat tells whether plain deleting was enough
+				}
+			}
+			return nil, obj.Err
+		}
+		if obj.Key == s.prefix+key && obj.VersionID != "" {
+			out = append(out, obj.VersionID)
+		}
+	}
+	return out, ctx.Err()
+}
+
+// Clock returns what the service says the time is, in the Date of an answer
+// made now, and the box's time when it came. Its seconds are whole.
+func (s *Store) Clock(ctx context.Context) (says, here time.Time, err error) {
+	if _, err := s.stat(ctx, store.ProbeKey); err != nil && !errors.Is(err, store.ErrNotExist) {
+		return says, here, fmt.Errorf("clock: %w", err)
+	}
+	s.dates.mu.Lock()
+	defer s.dates.mu.Unlock()
+	if s.dates.says.IsZero() {
+		return says, here, errors.New("clock: the service sends no Date")
+	}
+	return s.dates.says, s.dates.here, nil
+}
