@@ -66,6 +66,10 @@ type Store struct {
 	// Patience is how long one call keeps trying before the store counts as
 	// away; default 5m.
 	Patience Duration `toml:"patience"`
+	// Credentials that may delete, for expiry: those above should not be able
+	// to. Without them expired generations get tombstones and stay.
+	DeleteAccessKeyFile string `toml:"delete_access_key_file"`
+	DeleteSecretKeyFile string `toml:"delete_secret_key_file"`
 	// Read-only credentials for the kits; they are sealed to the recovery key.
 	RecoveryAccessKeyFile string `toml:"recovery_access_key_file"`
 	RecoverySecretKeyFile string `toml:"recovery_secret_key_file"`
@@ -98,6 +102,8 @@ type Dataset struct {
 	// with: the packs of the open generation, sealed. Default 64 GiB; with "0"
 	// only whole chunks are found again.
 	BaseCache *Size `toml:"base_cache"`
+	// Keep says which snapshots stay; without it all do.
+	Keep *Keep `toml:"keep"`
 }
 
 // DefaultBaseCache is what a dataset that says nothing gets.
@@ -248,10 +254,11 @@ var known = map[string][]string{
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "recovery_access_key_file", "recovery_secret_key_file"},
+		"ca_file", "patience", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
-		"compression", "base_cache"},
+		"compression", "base_cache", "keep"},
+	"tenant.dataset.keep": {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
 }
 
 // nearest returns the known key of the same table with the smallest edit
@@ -359,7 +366,7 @@ func (s Store) check() error {
 		if !filepath.IsAbs(s.Path) {
 			return bad("path", "path %q is not an absolute path", s.Path)
 		}
-		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile != "" || s.Patience != (Duration{}) {
+		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile+s.DeleteAccessKeyFile+s.DeleteSecretKeyFile != "" || s.Patience != (Duration{}) {
 			return bad("", "a dir store has a path and nothing else")
 		}
 	case "s3":
@@ -397,6 +404,8 @@ func (s Store) checkS3() error {
 		return bad("path", "an s3 store has no path")
 	case !slices.Contains([]string{"", "path", "virtual"}, s.Style):
 		return bad("style", "style %q is not \"path\" or \"virtual\"", s.Style)
+	case (s.DeleteAccessKeyFile == "") != (s.DeleteSecretKeyFile == ""):
+		return bad("", "delete_access_key_file and delete_secret_key_file go together")
 	case (s.RecoveryAccessKeyFile == "") != (s.RecoverySecretKeyFile == ""):
 		return bad("", "recovery_access_key_file and recovery_secret_key_file go together")
 	}
@@ -439,6 +448,9 @@ func (d Dataset) check() error {
 	}
 	if err := d.BaseCache.check("base_cache"); err != nil {
 		return err
+	}
+	if err := d.Keep.check(); err != nil {
+		return within(err, "tenant.dataset.keep", [2]int{}, "keep")
 	}
 	switch d.Source {
 	case "postgres":

@@ -107,6 +107,12 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		{"number for a size", replace(`source = "files"`, "source = \"files\"\nbase_cache = 64"), `c.toml:37:14: tenant 1 ("acme"): dataset 4 ("www"): base_cache: "64" is not a size such as "64GiB"`},
 		{"bad size", replace(`source = "files"`, "source = \"files\"\nbase_cache = \"64 GB\""), `base_cache: "64 GB" is not a size`},
 		{"bad compression", replace(`source = "files"`, "source = \"files\"\ncompression = \"best\""), `c.toml:37:15: tenant 1 ("acme"): dataset 4 ("www"): compression "best" is not`},
+		{"bad span", whole + "[tenant.dataset.keep]\nlast = 3\nwithin = \"3 months\"\n", `c.toml:40:10: tenant 1 ("acme"): dataset 4 ("www"): keep: within: "3 months" is not a time such as "90d"`},
+		{"number for a span", whole + "[tenant.dataset.keep]\nwithin = 90\n", `c.toml:39:10: tenant 1 ("acme"): dataset 4 ("www"): keep: within: "90" is not a time`},
+		{"negative count", whole + "[tenant.dataset.keep]\nweekly = -1\n", `c.toml:39:10: tenant 1 ("acme"): dataset 4 ("www"): keep: weekly: -1 is not 0 to`},
+		{"no rule", whole + "[tenant.dataset.keep]\ngrace = \"3d\"\n", `c.toml:38:2: tenant 1 ("acme"): dataset 4 ("www"): keep: it has no rule`},
+		{"keep of another dataset", replace("[[tenant.dataset]]\nname = \"www\"", "[tenant.dataset.keep]\ndayly = 3\n[[tenant.dataset]]\nname = \"www\""), `unknown key "tenant.dataset.keep.dayly"; did you mean "daily"?`},
+		{"half a credential", replace("secret_key_file", "delete_access_key_file = \"/x\"\nsecret_key_file"), `delete_access_key_file and delete_secret_key_file go together`},
 		{"inline table", "store = [{name = \"a\", kind = \"b\"}]\n", `c.toml: store 1 ("a"): kind "b" is not`},
 		{"no secret", replace("secret_key_file", "#secret_key_file"), `c.toml:10:3: store 2 ("offsite"): access_key_file and secret_key_file are needed`},
 	} {
