@@ -64,9 +64,10 @@ func TakeLease(dir, holder string, until time.Time) (*Lease, error) {
 	return l, nil
 }
 
-// Release ends a lease, one with an end of its own too. It may be called twice.
+// Release ends a lease, one with an end of its own too. It may be called
+// twice, and of nil.
 func (l *Lease) Release() {
-	if l.f == nil {
+	if l == nil || l.f == nil {
 		return
 	}
 	os.Remove(strings.TrimSuffix(l.f.Name(), ".new"))

@@ -341,16 +341,18 @@ func (l *Listing) Margin(s *Snapshot) int {
 // everywhere, and of every pack so many shards in places of their own that as
 // many stores may be lost as a new snapshot on these stores could lose; or what
 // is missing. A pack that was coded for fewer stores need not bear more than it
-// was made for.
+// was made for. A store that is away may have one shard of each, as long as the
+// others restore the snapshot.
 func (l *Listing) Whole(s *Snapshot) (bool, string) {
-	planned, err := erasure.Plan(l.Reached)
+	planned, err := erasure.Plan(len(l.inventory.Members()))
 	if err != nil {
 		return false, err.Error()
 	}
 	prefix := generationPrefix(s.Tenant, s.Generation)
+	away := len(l.inventory.Members()) - l.Reached
 	for _, p := range s.Packs {
 		spare := spread.Margin(l.inventory.Present(prefix, p.Pack), p.Geometry.K)
-		if spare < min(planned.N-planned.K, p.Geometry.N-p.Geometry.K) {
+		if spare < 0 || spare+away < min(planned.N-planned.K, p.Geometry.N-p.Geometry.K) {
 			return false, fmt.Sprintf("pack %v bears the loss of %d stores", p.ID, spare)
 		}
 	}

@@ -1,0 +1,415 @@
+// Package expire buries generations that no policy keeps under signed
+// tombstones, and deletes from the stores what a tombstone names.
+package expire
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"strongroom/repo"
+	"strongroom/repo/retain"
+	"strongroom/repo/store"
+)
+
+// A Verdict says whether a snapshot is proven to restore, and if not, why.
+// Listed is the one there is until drills give theirs.
+type Verdict func(l *repo.Listing, s *repo.Snapshot) (passed bool, why string)
+
+// A Clock is a store that can tell the time, by a clock that is not the box's.
+type Clock interface {
+	// Clock returns what the store says and what the box's clock said then.
+	Clock(ctx context.Context) (says, here time.Time, err error)
+}
+
+// Config is what a run needs beside the stores. The caller holds the dataset's
+// lock, so that no writer is at work.
+type Config struct {
+	Repo    *repo.Repo
+	Dataset repo.ID
+	// Dir is the dataset's directory on the box, with its head, leases and the
+	// State of this package.
+	Dir    string
+	Spool  *repo.Spool
+	Policy retain.Policy
+	// Grace is how long a generation's objects stay after its tombstone.
+	Grace time.Duration
+	// Holds are those that concern the dataset or any of its snapshots.
+	Holds       []retain.Hold
+	Verdict     Verdict
+	Signer      repo.Signer
+	Incarnation uint32
+	// Deleters delete, by member. Nil: nobody here may; the tombstones stand
+	// for whoever may.
+	Deleters []Deleter
+	Now      func() time.Time
+}
+
+// A Burial is a tombstone to be written.
+type Burial struct {
+	Generation string    `json:"generation"`
+	Epoch      uint32    `json:"epoch"`
+	Snapshots  []string  `json:"snapshots"`
+	Reason     string    `json:"reason"`
+	NotBefore  time.Time `json:"not_before"`
+	Objects    int       `json:"objects"`
+	Bytes      int64     `json:"bytes"`
+
+	stone repo.Tombstone
+}
+
+// A Carry is a tombstone that a store lacks.
+type Carry struct {
+	Generation string `json:"generation"`
+	Store      string `json:"store"`
+
+	stone  *repo.StandingTombstone
+	member int
+}
+
+// A Plan is all that a run will do, and why it does no more. It is the same
+// whether it is carried out or only shown.
+type Plan struct {
+	// Frozen says why nothing of the dataset may go; none: it may.
+	Frozen []string
+	// Fates are the generations, oldest first, with what becomes of each
+	// snapshot and why.
+	Fates []retain.Fate
+	// Waiting says what would go on and cannot now, Stuck what does not by
+	// itself: a store is away, or shows what nobody knew of.
+	Waiting   []string
+	Stuck     []string
+	Burials   []Burial
+	Carries   []Carry
+	Deletions []Deletion
+
+	c     Config
+	l     *repo.Listing
+	state State
+}
+
+// Prepare lists the stores and makes the plan. It changes nothing.
+func Prepare(ctx context.Context, c Config) (*Plan, error) {
+	p := &Plan{c: c}
+	var err error
+	if p.state, err = ReadState(c.Dir); err != nil {
+		return nil, err
+	}
+	head, err := repo.ReadHead(c.Dir) // before the stores are listed
+	if err != nil {
+		return nil, err
+	}
+	if p.l, err = c.Repo.List(ctx); err != nil {
+		return nil, err
+	}
+	clocks, err := readClocks(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	now := c.Now()
+	all := p.snapshots()
+	p.Frozen = append(p.structure(head), retain.Frozen(all, c.Holds, clocks, now)...)
+	if now.Before(p.state.Seen.Add(-retain.Tolerance)) {
+		p.Frozen = append(p.Frozen, fmt.Sprintf("clock: it was %s before and is %s now", p.state.Seen.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
+	}
+	p.Fates = retain.Judge(p.generations(), retain.Decide(c.Policy, all, now), p.Frozen)
+	if len(p.Frozen) > 0 {
+		return p, nil
+	}
+	p.bury(now)
+	p.carry()
+	return p, p.sweep(ctx, now)
+}
+
+// snapshots are the dataset's, as the rules see them.
+func (p *Plan) snapshots() []retain.Snapshot {
+	live := p.l.Of(p.c.Dataset)
+	var out []retain.Snapshot
+	for _, s := range live {
+		hash := hexHash(s)
+		r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time, KeepUntil: s.KeepUntil, Without: p.state.Without[hash]}
+		r.Epoch, r.Sequence = s.Place()
+		if e := s.Entry; e != nil {
+			r.Label = e.Label
+			if e.Origin != nil {
+				r.Time = e.Origin.Time
+			}
+			if !p.accepted(s) {
+				r.Anomalies = e.Anomalies
+			}
+		}
+		if r.Passed, r.Why = p.c.Verdict(p.l, s); r.Passed && s.Entry != nil && s.Entry.Partial {
+			r.Passed, r.Why = false, "it is partial"
+		}
+		r.Replaced = p.replaced(s, live)
+		if r.Without == "" && p.unfinished(s, live) {
+			r.Without = "a copy that was not compared, of a snapshot that is there"
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+func (p *Plan) accepted(s *repo.Snapshot) bool {
+	if _, ok := p.state.Accepted[hexHash(s)]; ok {
+		return true
+	}
+	if o := s.Entry.Origin; o != nil {
+		_, ok := p.state.Accepted[o.Manifest]
+		return ok
+	}
+	return false
+}
+
+// replaced returns the id of a copy that was read back, compared, and passes
+// now.
+func (p *Plan) replaced(s *repo.Snapshot, live []*repo.Snapshot) string {
+	copied := p.state.Copies[hexHash(s)]
+	for _, c := range live {
+		if hexHash(c) == copied && c.Generation != s.Generation {
+			if ok, _ := p.c.Verdict(p.l, c); ok {
+				return c.ID()
+			}
+		}
+	}
+	return ""
+}
+
+// unfinished reports whether s is a copy that a compaction did not come to
+// compare, and its original is live.
+func (p *Plan) unfinished(s *repo.Snapshot, live []*repo.Snapshot) bool {
+	if s.Entry == nil || s.Entry.Origin == nil || p.state.Copies[s.Entry.Origin.Manifest] == hexHash(s) {
+		return false
+	}
+	return slices.ContainsFunc(live, func(o *repo.Snapshot) bool { return hexHash(o) == s.Entry.Origin.Manifest })
+}
+
+func hexHash(s *repo.Snapshot) string {
+	h := s.Hash()
+	return hex.EncodeToString(h[:])
+}
+
+// structure says what is wrong with the history itself: then nothing may be
+// concluded from it.
+func (p *Plan) structure(head repo.Head) []string {
+	var why []string
+	if err := p.l.Behind(head, p.c.Dataset); err != nil {
+		why = append(why, err.Error())
+	}
+	mine := map[string]bool{}
+	for _, s := range p.l.Of(p.c.Dataset) {
+		mine[s.Generation.String()] = true
+		if s.Conflict {
+			why = append(why, fmt.Sprintf("two snapshots have epoch %d, sequence %d: %s is one", s.Epoch, s.Sequence, s.ID()))
+		}
+		if s.Incarnation > p.c.Incarnation {
+			why = append(why, fmt.Sprintf("snapshot %s was written by incarnation %d of the box, this is %d: it was replaced", s.ID(), s.Incarnation, p.c.Incarnation))
+		}
+		if s.Entry == nil {
+			why = append(why, fmt.Sprintf("the catalogue entry of %s does not open: its label and anomalies are not known", s.ID()))
+		}
+	}
+	if p.l.Reached == len(p.c.Repo.Members) {
+		why = append(why, p.l.Gaps(p.c.Dataset)...)
+	}
+	return append(why, p.unreadable(mine)...)
+}
+
+// unreadable names manifests of the dataset's generations of which no store has
+// a copy that is believed. What they hold nobody knows.
+func (p *Plan) unreadable(mine map[string]bool) []string {
+	known := map[string]bool{}
+	for _, s := range append(slices.Clone(p.l.Snapshots), p.l.Buried...) {
+		known[s.Key()] = true
+	}
+	var why []string
+	for key := range p.l.Inventory().Keys() {
+		f := strings.Split(key, "/")
+		if len(f) == 3 && mine[f[1]] && strings.HasPrefix(f[2], "m-") && !known[key] {
+			why = append(why, fmt.Sprintf("no store has a copy of manifest %s that can be believed", key))
+		}
+	}
+	slices.Sort(why)
+	return why
+}
+
+// generations are those of the live snapshots, with what they cost.
+func (p *Plan) generations() []retain.Generation {
+	var out []retain.Generation
+	size := p.sizes()
+	for _, s := range p.l.Of(p.c.Dataset) { // by epoch and sequence
+		id := s.Generation.String()
+		i := slices.IndexFunc(out, func(g retain.Generation) bool { return g.ID == id })
+		if i < 0 {
+			i = len(out)
+			out = append(out, retain.Generation{ID: id, Epoch: s.Epoch, Objects: size[id].objects, Bytes: size[id].bytes})
+		}
+		out[i].Proven, _ = p.c.Verdict(p.l, s)
+	}
+	return out
+}
+
+type cost struct {
+	objects int
+	bytes   int64
+}
+
+// sizes counts what each generation has on all stores together.
+func (p *Plan) sizes() map[string]cost {
+	out := map[string]cost{}
+	inv := p.l.Inventory()
+	for key, at := range inv.Keys() {
+		f := strings.Split(key, "/")
+		if len(f) != 3 {
+			continue
+		}
+		c := out[f[1]]
+		for _, m := range at {
+			c.objects++
+			c.bytes += inv.Size(key, m)
+		}
+		out[f[1]] = c
+	}
+	return out
+}
+
+// bury plans tombstones. It needs to know of every manifest there is, so every
+// store must have been listed to its end.
+func (p *Plan) bury(now time.Time) {
+	var away []string
+	for i, m := range p.c.Repo.Members {
+		if p.l.Inventory().Failed(i) != nil {
+			away = append(away, m.Name)
+		}
+	}
+	for _, f := range p.Fates {
+		if len(f.Kept) > 0 {
+			continue
+		}
+		if len(away) > 0 {
+			p.Stuck = append(p.Stuck, fmt.Sprintf("generation %d may go and gets no tombstone: no complete listing of %s", f.Epoch, strings.Join(away, ", ")))
+			continue
+		}
+		p.Burials = append(p.Burials, p.burial(f, now))
+	}
+}
+
+func (p *Plan) burial(f retain.Fate, now time.Time) Burial {
+	t := repo.Tombstone{Tenant: p.c.Repo.Tenant, Dataset: p.c.Dataset, Epoch: f.Epoch, Incarnation: p.c.Incarnation,
+		Time: now, NotBefore: now.Add(p.c.Grace), Reason: repo.ByPolicy}
+	for _, s := range p.l.Of(p.c.Dataset) {
+		if s.Generation.String() == f.ID {
+			t.Generation = s.Generation
+			t.Snapshots = append(t.Snapshots, repo.Grave{Sequence: s.Sequence, Manifest: s.Hash()})
+		}
+	}
+	b := Burial{Generation: f.ID, Epoch: f.Epoch, NotBefore: t.NotBefore.UTC().Truncate(time.Second), Objects: f.Objects, Bytes: f.Bytes}
+	for _, d := range f.Snapshots {
+		b.Snapshots = append(b.Snapshots, d.ID)
+		if d.Replaced != "" || d.Without != "" {
+			t.Reason = repo.ByCompact
+		}
+	}
+	b.Reason, b.stone = t.Reason.String(), t
+	return b
+}
+
+// carry plans to bring standing tombstones to the stores that lack them: new
+// ones, those that were away, and those that were rolled back.
+func (p *Plan) carry() {
+	for _, t := range p.stones() {
+		for i, m := range p.c.Repo.Members {
+			if p.l.Inventory().Failed(i) == nil && !slices.Contains(t.Stores, m.Name) {
+				p.Carries = append(p.Carries, Carry{Generation: t.Generation.String(), Store: m.Name, stone: t, member: i})
+			}
+		}
+	}
+}
+
+// stones are the dataset's tombstones.
+func (p *Plan) stones() []*repo.StandingTombstone {
+	var out []*repo.StandingTombstone
+	for _, t := range p.l.Tombstones {
+		if t.Dataset == p.c.Dataset {
+			out = append(out, t)
+		}
+	}
+	return out
+}
+
+// Do carries the plan out: first the tombstones, then deletions of what was
+// buried long ago.
+//
+// Crash story. A tombstone on one store buries: every later run finds it there
+// and carries it to the others; none of its objects is deleted anywhere before
+// a listing has shown it on every store and its time has come. Deleting may
+// stop anywhere: what is left is found by the generation's prefix, as long as
+// its tombstone stands, and that is for ever.
+func (p *Plan) Do(ctx context.Context) error {
+	var errs []error
+	for _, b := range p.Burials {
+		t, err := b.stone.Seal(p.c.Signer)
+		if err != nil {
+			return err
+		}
+		for i := range p.c.Repo.Members {
+			errs = append(errs, p.put(ctx, t, i))
+		}
+	}
+	for _, c := range p.Carries {
+		errs = append(errs, p.put(ctx, c.stone, c.member))
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	errs = append(errs, p.clean(ctx), p.remember())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("%w: %w", repo.ErrIncomplete, err)
+	}
+	return nil
+}
+
+// put brings a tombstone to a store and asks for it then.
+func (p *Plan) put(ctx context.Context, t *repo.StandingTombstone, member int) error {
+	m := p.c.Repo.Members[member]
+	err := m.Store.Put(ctx, t.Key(), t.Raw, sum(t.Raw))
+	if err == nil {
+		var info store.Info
+		if info, err = m.Store.Stat(ctx, t.Key()); err == nil && info.Size != int64(len(t.Raw)) {
+			err = store.ErrTampered
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("store %q: tombstone of generation %d: %w", m.Name, t.Epoch, err)
+	}
+	return nil
+}
+
+// Listed is the verdict of a listing made now: the manifest is believed and
+// every shard of every pack lies in a place of its own with its length.
+func Listed(l *repo.Listing, s *repo.Snapshot) (bool, string) {
+	return l.Whole(s)
+}
+
+// readClocks asks the stores for the time.
+func readClocks(ctx context.Context, c Config) ([]retain.ClockReading, error) {
+	var out []retain.ClockReading
+	for _, m := range c.Repo.Members {
+		if k, ok := m.Store.(Clock); ok {
+			says, here, err := k.Clock(ctx)
+			if ctx.Err() != nil {
+				return nil, ctx.Err()
+			} else if err == nil {
+				out = append(out, retain.ClockReading{Who: fmt.Sprintf("store %q", m.Name), Says: says, Box: here})
+			}
+		}
+	}
+	return out, nil
+}
+
+// Listing is what the plan was made from.
+func (p *Plan) Listing() *repo.Listing { return p.l }
