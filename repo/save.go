@@ -112,6 +112,18 @@ type Saver struct {
 // one, or nil.
 func (s *Saver) Previous() *Contents { return s.previous }
 
+// Streams returns the streams that ended well so far, in no order and without
+// facts.
+func (s *Saver) Streams() []Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Stream, len(s.streams))
+	for i, st := range s.streams {
+		out[i] = st.info
+	}
+	return out
+}
+
 // History returns the dataset's snapshots before this one, oldest first.
 func (s *Saver) History() []*Snapshot { return s.listing.Of(s.c.Dataset) }
 

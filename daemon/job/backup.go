@@ -87,7 +87,7 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	if !ok {
 		return nil, exit.With(exit.Usage, fmt.Errorf("tenant %q has no dataset %q in %s", tenant, dataset, s.Config.Path))
 	}
-	saver, err := s.begin(ctx, t, d)
+	saver, err := s.begin(ctx, t, d, "")
 	if err != nil {
 		return nil, err
 	}
@@ -146,8 +146,9 @@ func (s *Site) datasetDir(t box.Tenant, id repo.ID) string {
 	return filepath.Join(s.Config.StateDir, "datasets", repo.ID(t.ID).String(), id.String())
 }
 
-// begin opens a dataset for a snapshot.
-func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo.Saver, error) {
+// begin opens a dataset for a snapshot; fresh, if not empty, says why it begins
+// a generation.
+func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset, fresh string) (*repo.Saver, error) {
 	members, err := s.Stores(ctx, true)
 	if err != nil {
 		return nil, err
@@ -180,7 +181,7 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset) (*repo
 		cache = d.BaseCache.Bytes
 	}
 	return r.Begin(ctx, repo.SaveConfig{Dataset: repo.ID(id), Dir: dir, Spool: spool, Keys: boxKeys{s.Box, t}, Signer: signer{s.Box.Signer()},
-		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)),
+		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)), Fresh: fresh,
 		BaseCache: cache, Level: level, Now: time.Now, Log: s.Log})
 }
 
@@ -275,45 +276,6 @@ func describe(saver *repo.Saver, snap source.Snapshot, report source.Report) (re
 	if n := len(report.Warnings); n > maxWarnings {
 		c.Catalogue.Warnings = append(report.Warnings[:maxWarnings:maxWarnings], fmt.Sprintf("and %d more", n-maxWarnings))
 	}
-	c.Catalogue.Anomalies = anomalies(saver.Previous(), report)
+	c.Catalogue.Anomalies = append(anomalies(saver.Previous(), saver.Streams(), report), sizes(saver.History(), saver.Streams())...)
 	return c, nil
-}
-
-// anomalies compares with the snapshot before: a table that lost all its rows
-// is what a TRUNCATE by mistake, a broken import or a source that sees too
-// little look like.
-func anomalies(previous *repo.Contents, report source.Report) []string {
-	if previous == nil {
-		return nil
-	}
-	// Rows by object: what lay in one stream may be in several now.
-	now := map[string]int64{}
-	for name, f := range report.Streams {
-		now[cmp.Or(f.Object, name)] += f.Rows
-	}
-	var names []string
-	before := map[string]int64{}
-	for _, st := range previous.Streams {
-		var f source.Facts
-		if st.Facts == nil || json.Unmarshal(st.Facts, &f) != nil {
-			continue
-		}
-		name := cmp.Or(f.Object, st.Name)
-		if _, seen := before[name]; !seen {
-			names = append(names, name)
-		}
-		before[name] += f.Rows
-	}
-	var out []string
-	for _, name := range names {
-		rows, ok := now[name]
-		switch {
-		case before[name] == 0:
-		case !ok:
-			out = append(out, fmt.Sprintf("%s had %d rows and is gone", name, before[name]))
-		case rows == 0:
-			out = append(out, fmt.Sprintf("%s had %d rows and now has none", name, before[name]))
-		}
-	}
-	return out
 }

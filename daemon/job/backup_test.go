@@ -35,7 +35,7 @@ func TestAnomaliesAreThoseOfObjectsNotOfStreams(t *testing.T) {
 		"data/joined": {Object: "joined", Rows: 12}, "data/emptied": {Object: "emptied"}, "data/never": {Object: "never"},
 		"large-objects.sql": {Object: "large objects"},
 	}}
-	got := anomalies(before, now)
+	got := anomalies(before, nil, now)
 	want := []string{"emptied had 4 rows and now has none", "gone had 2 rows and is gone", "large objects had 3 rows and now has none"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)

@@ -104,7 +104,7 @@ func beginAs(t *testing.T, s *Site, sign repo.Signer) *repo.Saver {
 	}
 	d, _ := c.Dataset("www")
 	if sign == nil {
-		saver, err := s.begin(t.Context(), tenant, d)
+		saver, err := s.begin(t.Context(), tenant, d, "")
 		if err != nil {
 			t.Fatal(err)
 		}
