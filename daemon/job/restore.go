@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
@@ -130,8 +131,28 @@ func (s *Site) OpenSnapshot(ctx context.Context, l *repo.Listing, t box.Tenant, 
 	return l.Open(ctx, snap, key)
 }
 
+// lease keeps what a listing made from now on shows of a dataset until it is
+// released; nil if the dataset was never backed up.
+func (s *Site) lease(tenant, dataset, holder string) (*repo.Lease, error) {
+	_, t, err := s.Tenant(tenant)
+	if err != nil {
+		return nil, nil // which the listing will say
+	}
+	i := slices.IndexFunc(t.Datasets, func(d box.Dataset) bool { return d.Name == dataset })
+	if i < 0 {
+		return nil, nil
+	}
+	return repo.TakeLease(s.datasetDir(t, repo.ID(t.Datasets[i].ID)), holder, time.Time{})
+}
+
 // Restore restores a snapshot of a dataset.
 func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (*repo.Snapshot, *loader.Result, error) {
+	lease, err := s.lease(tenant, dataset, "restore")
+	if err != nil {
+		// A full or read-only disk of the box must not keep anybody from the data.
+		s.Log("warning: without a lease, an expiry may take away what is restored: %v", err)
+	}
+	defer lease.Release()
 	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {
 		return nil, nil, err
@@ -141,6 +162,10 @@ func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o 
 		return nil, nil, s.lost(l, err)
 	}
 	snap := opened.Snapshot()
+	if snap.Tombstone != nil {
+		s.Log("warning: snapshot %s has expired: its tombstone is of %s, and nothing of it is kept beyond %s", snap.ID(),
+			snap.Tombstone.Time.Format(time.DateOnly), snap.Tombstone.NotBefore.Format(time.DateOnly))
+	}
 	s.Log("restoring snapshot %s of %s/%s, sequence %d.%d of %s, found on %d of %d stores", snap.ID(), tenant, dataset, snap.Epoch, snap.Sequence,
 		snap.Time.Format("2006-01-02 15:04:05Z"), len(snap.Stores), len(s.Config.Stores))
 	r, err := loader.Restore(ctx, opened, o)

@@ -3,6 +3,7 @@
 package expire
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -38,6 +39,9 @@ type Config struct {
 	Policy retain.Policy
 	// Grace is how long a generation's objects stay after its tombstone.
 	Grace time.Duration
+	// Without are snapshots that this plan leaves out beside those of the State,
+	// and why, by the SHA-256 of their manifests in hex.
+	Without map[string]string
 	// Holds are those that concern the dataset or any of its snapshots.
 	Holds       []retain.Hold
 	Verdict     Verdict
@@ -131,7 +135,7 @@ func (p *Plan) snapshots() []retain.Snapshot {
 	var out []retain.Snapshot
 	for _, s := range live {
 		hash := hexHash(s)
-		r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time, KeepUntil: s.KeepUntil, Without: p.state.Without[hash]}
+		r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time, KeepUntil: s.KeepUntil, Without: cmp.Or(p.state.Without[hash], p.c.Without[hash])}
 		r.Epoch, r.Sequence = s.Place()
 		if e := s.Entry; e != nil {
 			r.Label = e.Label
