@@ -38,6 +38,7 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		{"of many writers of one key one wins", racingWriters},
 		{"identical writers all succeed", identicalWriters},
 		{"a cancelled context is an error everywhere", cancelled},
+		{"what is deleted is gone, and nothing else", deletes},
 		{"a probe can be repeated and leaves nothing to list", probe},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.test(t, open(t)) })
@@ -369,5 +370,62 @@ func probe(t *testing.T, s store.Store) {
 	}
 	if list, err := List(s, ""); err != nil || len(list) != 0 {
 		t.Errorf("list after probes: got %v, %v", list, err)
+	}
+}
+
+// deleter is the optional ability to delete.
+type deleter interface {
+	Delete(ctx context.Context, key string) error
+}
+
+func deletes(t *testing.T, s store.Store) {
+	d, ok := s.(deleter)
+	if !ok {
+		return // it deletes nothing, which is a store too
+	}
+	ctx := context.Background()
+	keys := []string{"a/m-1", "a/m-10", "a/m-1.x", "b"}
+	for i, k := range keys {
+		if err := Put(s, k, Body(uint64(i), 100)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 { // the second time there is none
+		if err := d.Delete(ctx, "a/m-1"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Stat(ctx, "a/m-1"); !errors.Is(err, store.ErrNotExist) {
+			t.Errorf("it is there: %v", err)
+		}
+	}
+	if err := d.Delete(ctx, "never/was"); err != nil {
+		t.Errorf("what never was: %v", err)
+	}
+	var left []string
+	for info, err := range s.List(ctx, "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, info.Key)
+	}
+	if want := []string{"a/m-1.x", "a/m-10", "b"}; !slices.Equal(left, want) {
+		t.Errorf("left are %q, want %q", left, want)
+	}
+	// The name is free again.
+	if err := Put(s, "a/m-1", Body(9, 50)); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "a", "../a", ".probe", "a/"} {
+		if err := d.Delete(ctx, bad); bad != "a" && err == nil {
+			t.Errorf("%q was deleted", bad)
+		}
+	}
+	if info, err := s.Stat(ctx, "a/m-10"); err != nil || info.Size != 100 {
+		t.Errorf("deleting %q took what is below it: %v", "a", err)
+	}
+	done, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := d.Delete(done, "b"); err == nil {
+		t.Error("deleted though cancelled")
 	}
 }
