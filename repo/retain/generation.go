@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// A Generation is deleted as a whole. Size is what its objects take on all
+// A Generation is deleted as a whole. Objects and Bytes count what it has on all
 // stores together.
 type Generation struct {
 	ID      string
