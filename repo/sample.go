@@ -8,9 +8,9 @@ import (
 
 const (
 	// One sample of sampleSize is taken of every sampleEvery bytes of a stream:
-	// a sixty-fourth of the work of compressing all of it.
+	// less than a hundredth of the work of compressing all of it.
 	sampleSize  = 64 << 10
-	sampleEvery = 4 << 20
+	sampleEvery = 8 << 20
 	// sampleLeast is the smallest sample that says anything.
 	sampleLeast = 4 << 10
 )
