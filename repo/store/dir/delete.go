@@ -34,7 +34,7 @@ func (s *Store) remove(key string) error {
 		err = mustBeRegular(info)
 	}
 	if err == nil {
-		err = s.root.Remove(key)
+		err = s.ops.remove(s.root, key)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return classify(err)

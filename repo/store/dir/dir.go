@@ -36,6 +36,21 @@ type Config struct {
 	Path string
 	// Now decides which leftovers of a crash are old; nil means time.Now.
 	Now func() time.Time
+	// System, if not nil, takes the calls that change the directory: a test's
+	// disk that forgets what was not synced.
+	System System
+}
+
+// A System does what the functions of package os of the same names do.
+type System interface {
+	// Create makes a new file below root, open for writing.
+	Create(root *os.Root, name string) (*os.File, error)
+	Write(f *os.File, b []byte) (int, error)
+	// Sync syncs a file, or a directory below root.
+	Sync(f *os.File) error
+	Mkdir(root *os.Root, name string, mode os.FileMode) error
+	Link(root *os.Root, from, to string) error
+	Remove(root *os.Root, name string) error
 }
 
 // A Store keeps objects below one directory. It is safe for concurrent use,
@@ -54,12 +69,28 @@ type Store struct {
 	lost error
 }
 
-// ops are the steps of Put that can fail half-way; tests make them fail.
+// ops are the steps that change the directory; tests make them fail.
 type ops struct {
+	create   func(root *os.Root, name string) (*os.File, error)
 	write    func(*os.File, []byte) (int, error)
 	syncFile func(*os.File) error
 	syncDir  func(*os.File) error
+	mkdir    func(root *os.Root, name string, mode os.FileMode) error
 	link     func(root *os.Root, from, to string) error
+	remove   func(root *os.Root, name string) error
+}
+
+// kernel are the real ones.
+var kernel = ops{
+	create: func(root *os.Root, name string) (*os.File, error) {
+		return root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	},
+	write:    (*os.File).Write,
+	syncFile: (*os.File).Sync,
+	syncDir:  (*os.File).Sync,
+	mkdir:    (*os.Root).Mkdir,
+	link:     publish,
+	remove:   (*os.Root).Remove,
 }
 
 // Open opens the store at c.Path, which must exist: a store that is made on
@@ -77,12 +108,10 @@ func Open(c Config) (*Store, error) {
 		path:   c.Path,
 		root:   root,
 		synced: make(map[string]bool),
-		ops: ops{
-			write:    (*os.File).Write,
-			syncFile: (*os.File).Sync,
-			syncDir:  (*os.File).Sync,
-			link:     publish,
-		},
+		ops:    kernel,
+	}
+	if y := c.System; y != nil {
+		s.ops = ops{create: y.Create, write: y.Write, syncFile: y.Sync, syncDir: y.Sync, mkdir: y.Mkdir, link: y.Link, remove: y.Remove}
 	}
 	now := time.Now
 	if c.Now != nil {
@@ -120,7 +149,7 @@ func (s *Store) removeLeftovers(limit time.Time) error {
 		}
 		// A crash between link and remove leaves a second name of a published
 		// object here; removing this one does not touch the other.
-		if err := s.root.Remove(tmpDir + "/" + e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := s.ops.remove(s.root, tmpDir+"/"+e.Name()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return ignoreUnwritable(err)
 		}
 	}

@@ -66,7 +66,7 @@ func (s *Store) put(ctx context.Context, key string, body []byte, sum [32]byte) 
 	}
 	// The temporary name is of no more use, whichever way it went; after a
 	// rename it is not there any more.
-	if rmErr := s.root.Remove(tmp); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) && err == nil {
+	if rmErr := s.ops.remove(s.root, tmp); rmErr != nil && !errors.Is(rmErr, fs.ErrNotExist) && err == nil {
 		err = rmErr
 	}
 	if errors.Is(err, fs.ErrExist) {
@@ -145,13 +145,13 @@ func (s *Store) sameContent(key string, size int64, sum [32]byte) (bool, error) 
 // returns that name. After any error the file is gone: what a failed fsync
 // leaves behind may be anything.
 func (s *Store) writeTmp(ctx context.Context, body []byte) (string, error) {
-	if err := s.root.Mkdir(tmpDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := s.ops.mkdir(s.root, tmpDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", s.absent(err)
 	}
 	var random [tmpRandom]byte
 	rand.Read(random[:])
 	name := tmpDir + "/" + tmpPrefix + hex.EncodeToString(random[:])
-	f, err := s.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := s.ops.create(s.root, name)
 	if err != nil {
 		return "", s.absent(err)
 	}
@@ -161,7 +161,7 @@ func (s *Store) writeTmp(ctx context.Context, body []byte) (string, error) {
 		err = fmt.Errorf("close: %w", classify(cerr))
 	}
 	if err != nil {
-		s.root.Remove(name)
+		s.ops.remove(s.root, name)
 		return "", err
 	}
 	return name, nil
@@ -232,7 +232,7 @@ func (s *Store) makeDirs(dir string) error {
 	if err := s.makeDirs(path.Dir(dir)); err != nil {
 		return err
 	}
-	if err := s.root.Mkdir(dir, 0o755); err != nil {
+	if err := s.ops.mkdir(s.root, dir, 0o755); err != nil {
 		if !errors.Is(err, fs.ErrExist) {
 			return s.absent(err)
 		}
@@ -289,6 +289,6 @@ func (s *Store) overwriteProbe(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer s.root.Remove(tmp)
+	defer s.ops.remove(s.root, tmp)
 	return s.ops.link(s.root, tmp, store.ProbeKey)
 }
