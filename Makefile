@@ -49,16 +49,16 @@ bench: packages build
 figures: packages build
 	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
 
-# The long tiers: every kill point, every fault.
+# The long tiers: every kill point, every fault; a table of them at the end.
 faults: packages bin/versitygw build
-	STRONGROOM_FAULTS=1 go test -count=1 -timeout 90m -v ./repo/... ./daemon/cmd/strongroom
+	@.ci/faults go test -count=1 -timeout 12h -v ./repo/... ./daemon ./daemon/cmd/strongroom
 
 clean:
 	rm -rf bin var
 
 # Debian packages that the tests need.
 packages:
-	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux mount e2fsprogs
+	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux mount e2fsprogs strace
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
