@@ -104,6 +104,7 @@ type Dataset struct {
 	BaseCache *Size `toml:"base_cache"`
 	// Keep says which snapshots stay; without it all do.
 	Keep *Keep `toml:"keep"`
+	Hooks
 }
 
 // DefaultBaseCache is what a dataset that says nothing gets.
@@ -257,7 +258,7 @@ var known = map[string][]string{
 		"ca_file", "patience", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "keep"},
+		"compression", "base_cache", "keep", "before", "after", "hook_timeout"},
 	"tenant.dataset.keep": {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
 }
 
@@ -451,6 +452,9 @@ func (d Dataset) check() error {
 	}
 	if err := d.Keep.check(); err != nil {
 		return within(err, "tenant.dataset.keep", [2]int{}, "keep")
+	}
+	if err := d.Hooks.check(); err != nil {
+		return err
 	}
 	switch d.Source {
 	case "postgres":

@@ -91,6 +91,20 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	if err != nil {
 		return nil, err
 	}
+	// The saver has the dataset's lock: nobody else's hooks run now.
+	taking := false
+	r, err := s.hooked(ctx, t, d, func() (*BackupResult, error) {
+		taking = true
+		return s.take(ctx, saver, t, d, o)
+	})
+	if err != nil && !taking {
+		saver.Abort(err)
+	}
+	return r, err
+}
+
+// take reads the source into the saver, and ends it.
+func (s *Site) take(ctx context.Context, saver *repo.Saver, t box.Tenant, d config.Dataset, o BackupOptions) (*BackupResult, error) {
 	src, err := s.source(t, d)
 	if err != nil {
 		saver.Abort(err)

@@ -212,3 +212,20 @@ func WritePlain(ctx context.Context, stored source.Stored, w io.Writer) error {
 	_, err = io.CopyBuffer(struct{ io.Writer }{w}, struct{ io.Reader }{r}, make([]byte, 1<<20))
 	return errors.Join(err, r.Close())
 }
+
+// Run runs a program to its end; what it writes to its output is not kept.
+// Anything but exit status 0 in time is an error, with the last lines that it
+// wrote to standard error. What it leaves running in its group is killed.
+func Run(ctx context.Context, cfg Config) error {
+	s, err := New(cfg)
+	if err != nil {
+		return err
+	}
+	p, err := start(ctx, s.cfg)
+	if err != nil {
+		return fmt.Errorf("command: start %s: %w", cfg.Argv[0], err)
+	}
+	defer p.Close()
+	_, err = io.Copy(io.Discard, struct{ io.Reader }{p})
+	return err
+}
