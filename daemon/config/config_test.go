@@ -106,6 +106,8 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 			`c.toml:44:8: tenant 2 ("b"): dataset 1 ("x"): path "x" is not`},
 		{"number for a size", replace(`source = "files"`, "source = \"files\"\nbase_cache = 64"), `c.toml:37:14: tenant 1 ("acme"): dataset 4 ("www"): base_cache: "64" is not a size such as "64GiB"`},
 		{"bad size", replace(`source = "files"`, "source = \"files\"\nbase_cache = \"64 GB\""), `base_cache: "64 GB" is not a size`},
+		{"bandwidth without a time", replace(`kind = "dir"`, "kind = \"dir\"\nbandwidth = \"20MiB\""), `c.toml:9:13: store 1 ("nas"): bandwidth: "20MiB" is not a rate such as "20MiB/s"`},
+		{"bandwidth that never ends", replace(`kind = "dir"`, "kind = \"dir\"\nbandwidth = \"1KiB/s\""), `bandwidth: "1KiB/s" is not a rate`},
 		{"hook by the shell", replace(`source = "files"`, "source = \"files\"\nbefore = [\"stop-it\"]"), `c.toml:37:1: tenant 1 ("acme"): dataset 4 ("www"): before must be a list that begins with the absolute path of a program`},
 		{"hook that is a string", replace(`source = "files"`, "source = \"files\"\nafter = \"/bin/true\""), `c.toml:37:9: tenant.dataset.after: want a list of strings, not a string`},
 		{"time limit of no hook", replace(`source = "files"`, "source = \"files\"\nhook_timeout = \"5s\""), `c.toml:37:16: tenant 1 ("acme"): dataset 4 ("www"): hook_timeout without before or after`},

@@ -40,3 +40,28 @@ func (s *Size) check(key string) error {
 	}
 	return nil
 }
+
+// A Rate is a TOML string such as "20MiB/s".
+type Rate struct {
+	Size
+}
+
+// minRate is the slowest, in bytes a second: a call on a store must end.
+const minRate = 64 << 10
+
+// UnmarshalText reads a rate. What is none is kept for check, as with Duration.
+func (r *Rate) UnmarshalText(b []byte) error {
+	text, ok := strings.CutSuffix(string(b), "/s")
+	err := r.Size.UnmarshalText([]byte(text))
+	if !ok || r.text != "" || r.Bytes < minRate {
+		r.text = strconv.Quote(string(b))
+	}
+	return err
+}
+
+func (r *Rate) check(key string) error {
+	if r != nil && r.text != "" {
+		return bad(key, "%s: %s is not a rate such as \"20MiB/s\", of 64KiB/s at least", key, r.text)
+	}
+	return nil
+}

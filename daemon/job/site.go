@@ -80,9 +80,13 @@ func SpecOf(s config.Store) spec.Spec {
 	if prefix != "" && !strings.HasSuffix(prefix, "/") {
 		prefix += "/"
 	}
+	var pace *store.Pace
+	if s.Bandwidth != nil {
+		pace = store.NewPace(s.Bandwidth.Bytes)
+	}
 	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
 		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile,
-		Patience: s.Patience.Duration}
+		Patience: s.Patience.Duration, Pace: pace}
 }
 
 // markerKey is an object that says whose store it is: the empty mount point of

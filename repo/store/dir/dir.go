@@ -36,6 +36,8 @@ type Config struct {
 	Path string
 	// Now decides which leftovers of a crash are old; nil means time.Now.
 	Now func() time.Time
+	// Pace bounds what is written; nil: nothing does.
+	Pace *store.Pace
 	// System, if not nil, takes the calls that change the directory: a test's
 	// disk that forgets what was not synced.
 	System System
@@ -60,6 +62,7 @@ type Store struct {
 	path string
 	root *os.Root
 	ops  ops
+	pace *store.Pace
 
 	mu sync.Mutex
 	// synced holds the directories whose own entry this process has synced
@@ -109,6 +112,7 @@ func Open(c Config) (*Store, error) {
 		root:   root,
 		synced: make(map[string]bool),
 		ops:    kernel,
+		pace:   c.Pace,
 	}
 	if y := c.System; y != nil {
 		s.ops = ops{create: y.Create, write: y.Write, syncFile: y.Sync, syncDir: y.Sync, mkdir: y.Mkdir, link: y.Link, remove: y.Remove}

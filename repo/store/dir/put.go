@@ -167,16 +167,27 @@ func (s *Store) writeTmp(ctx context.Context, body []byte) (string, error) {
 	return name, nil
 }
 
+// step is how much is written before it is asked whether to go on.
+func (s *Store) step() int {
+	if s.pace != nil {
+		return store.Step
+	}
+	return writeStep
+}
+
 func (s *Store) fill(ctx context.Context, f *os.File, body []byte) error {
 	for len(body) > 0 {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := s.ops.write(f, body[:min(len(body), writeStep)])
+		n, err := s.ops.write(f, body[:min(len(body), s.step())])
 		if err != nil {
 			return fmt.Errorf("write: %w", classify(err))
 		}
 		body = body[n:]
+		if err := s.pace.Wait(ctx, n); err != nil {
+			return err
+		}
 	}
 	// The mode guards against accidents only; some file systems have none.
 	if err := f.Chmod(0o444); err != nil && !isErrno(err, syscall.EPERM, syscall.ENOTSUP) {

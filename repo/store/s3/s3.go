@@ -62,6 +62,8 @@ type Config struct {
 	// RetryBudget is how long one call may keep retrying; zero means five
 	// minutes.
 	RetryBudget time.Duration
+	// Pace bounds what is sent; nil: nothing does.
+	Pace *store.Pace
 	// Dial opens connections; nil means a net.Dialer, and then the proxy
 	// settings of the environment count.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -124,7 +126,7 @@ func open(c Config) (*Store, error) {
 		// V4 is named, so that nothing a server says can lead to another.
 		Creds:        credentials.NewStaticV4(c.AccessKey, c.SecretKey.reveal(), ""),
 		Secure:       u.Scheme == "https",
-		Transport:    &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall), dates: seen},
+		Transport:    &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall), dates: seen, pace: c.Pace},
 		Region:       orDefault(c.Region, defaultRegion),
 		BucketLookup: lookups[c.Style],
 		// One attempt a call: the library waits at most some seconds in all,

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"strongroom/repo/store"
 )
 
 var errStalled = errors.New("nothing moved on the connection")
@@ -19,6 +21,7 @@ type watched struct {
 	next  http.RoundTripper
 	stall time.Duration
 	dates *dates
+	pace  *store.Pace
 }
 
 // dates keeps what the last answer said the time is.
@@ -43,7 +46,7 @@ func (w *watched) RoundTrip(req *http.Request) (*http.Response, error) {
 	})
 	req = req.WithContext(ctx)
 	if req.Body != nil && req.Body != http.NoBody {
-		req.Body = &sending{ReadCloser: req.Body, dog: dog}
+		req.Body = &sending{ReadCloser: req.Body, dog: dog, pace: w.pace}
 	}
 	resp, err := w.next.RoundTrip(req)
 	dog.answered()
@@ -97,12 +100,21 @@ func (d *watchdog) explain(err error) error {
 // found room on the way out.
 type sending struct {
 	io.ReadCloser
-	dog *watchdog
+	dog  *watchdog
+	pace *store.Pace
 }
 
 func (s *sending) Read(p []byte) (int, error) {
 	s.dog.moved()
-	return s.ReadCloser.Read(p)
+	if s.pace != nil {
+		p = p[:min(len(p), store.Step)]
+	}
+	n, err := s.ReadCloser.Read(p)
+	if werr := s.pace.Wait(s.dog.ctx, n); werr != nil {
+		return n, werr
+	}
+	s.dog.moved() // waiting for our own bound is no stall
+	return n, err
 }
 
 // receiving is the body of an answer. The timer runs only inside Read, so that

@@ -32,6 +32,9 @@ type Spec struct {
 	// Patience is how long one call on an S3 store keeps trying; 0: the
 	// store's default.
 	Patience time.Duration
+
+	// Pace bounds what is written to the store; no text carries it.
+	Pace *store.Pace
 }
 
 // Access is a pair of S3 credentials that did not come from files.
@@ -121,7 +124,7 @@ func (s Spec) String() string {
 // Open opens the store. access, if not nil, replaces the credential files.
 func (s Spec) Open(access *Access) (store.Store, error) {
 	if s.Kind == "dir" {
-		return dir.Open(dir.Config{Path: s.Path})
+		return dir.Open(dir.Config{Path: s.Path, Pace: s.Pace})
 	}
 	if access == nil {
 		a, err := s.readAccess()
@@ -135,7 +138,7 @@ func (s Spec) Open(access *Access) (store.Store, error) {
 		return nil, fmt.Errorf("store %q: style %q is not path or virtual", s.Endpoint, s.Style)
 	}
 	return s3.Open(s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
-		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience})
+		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience, Pace: s.Pace})
 }
 
 func (s Spec) readAccess() (Access, error) {
