@@ -68,6 +68,9 @@ type Store struct {
 	Patience Duration `toml:"patience"`
 	// Bandwidth bounds what is written to the store, by each process that does.
 	Bandwidth *Rate `toml:"bandwidth"`
+	// Window is when the store is written to, "22:00-06:00" by the local clock;
+	// outside it it counts as away.
+	Window string `toml:"window"`
 	// Credentials that may delete, for expiry: those above should not be able
 	// to. Without them expired generations get tombstones and stay.
 	DeleteAccessKeyFile string `toml:"delete_access_key_file"`
@@ -257,7 +260,7 @@ var known = map[string][]string{
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "bandwidth", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
+		"ca_file", "patience", "bandwidth", "window", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
 		"compression", "base_cache", "keep", "before", "after", "hook_timeout"},
@@ -367,13 +370,16 @@ func (s Store) check() error {
 	if err := s.Bandwidth.check("bandwidth"); err != nil {
 		return err
 	}
+	if err := checkWindow(s.Window); err != nil {
+		return err
+	}
 	switch s.Kind {
 	case "dir":
 		if !filepath.IsAbs(s.Path) {
 			return bad("path", "path %q is not an absolute path", s.Path)
 		}
 		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile+s.DeleteAccessKeyFile+s.DeleteSecretKeyFile != "" || s.Patience != (Duration{}) {
-			return bad("", "a dir store has a path, perhaps a bandwidth, and nothing else")
+			return bad("", "a dir store has a path, perhaps a bandwidth and a window, and nothing else")
 		}
 	case "s3":
 		return s.checkS3()

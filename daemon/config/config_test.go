@@ -106,6 +106,8 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 			`c.toml:44:8: tenant 2 ("b"): dataset 1 ("x"): path "x" is not`},
 		{"number for a size", replace(`source = "files"`, "source = \"files\"\nbase_cache = 64"), `c.toml:37:14: tenant 1 ("acme"): dataset 4 ("www"): base_cache: "64" is not a size such as "64GiB"`},
 		{"bad size", replace(`source = "files"`, "source = \"files\"\nbase_cache = \"64 GB\""), `base_cache: "64 GB" is not a size`},
+		{"window that is none", replace(`kind = "dir"`, "kind = \"dir\"\nwindow = \"22-6\""), `c.toml:9:10: store 1 ("nas"): window: "22-6" is not one such as`},
+		{"window that never opens", replace(`kind = "dir"`, "kind = \"dir\"\nwindow = \"22:00-22:00\""), `window: "22:00-22:00" is not one`},
 		{"bandwidth without a time", replace(`kind = "dir"`, "kind = \"dir\"\nbandwidth = \"20MiB\""), `c.toml:9:13: store 1 ("nas"): bandwidth: "20MiB" is not a rate such as "20MiB/s"`},
 		{"bandwidth that never ends", replace(`kind = "dir"`, "kind = \"dir\"\nbandwidth = \"1KiB/s\""), `bandwidth: "1KiB/s" is not a rate`},
 		{"hook by the shell", replace(`source = "files"`, "source = \"files\"\nbefore = [\"stop-it\"]"), `c.toml:37:1: tenant 1 ("acme"): dataset 4 ("www"): before must be a list that begins with the absolute path of a program`},

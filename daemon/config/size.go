@@ -3,6 +3,7 @@ package config
 import (
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Size is a TOML string such as "64GiB" or "0". It is no kind of integer, or
@@ -62,6 +63,20 @@ func (r *Rate) UnmarshalText(b []byte) error {
 func (r *Rate) check(key string) error {
 	if r != nil && r.text != "" {
 		return bad(key, "%s: %s is not a rate such as \"20MiB/s\", of 64KiB/s at least", key, r.text)
+	}
+	return nil
+}
+
+// checkWindow wants two different times of the day, or nothing.
+func checkWindow(text string) error {
+	from, to, ok := strings.Cut(text, "-")
+	for _, t := range []string{from, to} {
+		if _, err := time.Parse("15:04", t); err != nil || len(t) != 5 {
+			ok = false
+		}
+	}
+	if text != "" && (!ok || from == to) {
+		return bad("window", "window: %q is not one such as \"22:00-06:00\"", text)
 	}
 	return nil
 }

@@ -214,7 +214,7 @@ func surveyStores(ctx context.Context, c *config.Config, marker []byte) ([]fresh
 		return nil, err
 	}
 	var fresh []freshStore
-	opened, failed := openStores(ctx, c.Stores, marker)
+	opened, failed := openStores(ctx, anytime(c.Stores), marker)
 	for i, sc := range c.Stores {
 		st, err := opened[i], failed[i]
 		if errors.Is(err, ErrNotInitialised) {

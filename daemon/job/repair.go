@@ -165,7 +165,7 @@ func (s *Site) FillStore(ctx context.Context, name string, o RepairOptions) (*re
 	if err != nil {
 		return nil, err
 	}
-	opened, failed := openStores(ctx, []config.Store{c}, marker)
+	opened, failed := openStores(ctx, anytime([]config.Store{c}), marker)
 	if err := failed[0]; errors.Is(err, ErrNotInitialised) {
 		if err := mustBeEmpty(ctx, opened[0]); err != nil {
 			return nil, fmt.Errorf("store %q: %w", name, err)

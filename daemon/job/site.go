@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -84,9 +85,10 @@ func SpecOf(s config.Store) spec.Spec {
 	if s.Bandwidth != nil {
 		pace = store.NewPace(s.Bandwidth.Bytes)
 	}
+	window, _ := store.ParseWindow(s.Window) // which was checked, or is empty
 	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
 		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile,
-		Patience: s.Patience.Duration, Pace: pace}
+		Patience: s.Patience.Duration, Pace: pace, Window: window}
 }
 
 // markerKey is an object that says whose store it is: the empty mount point of
@@ -196,6 +198,16 @@ func openStores(ctx context.Context, stores []config.Store, marker []byte) ([]st
 	}
 	wg.Wait()
 	return opened, failed
+}
+
+// anytime returns the stores without their windows: a few small objects of
+// their set-up wait for none.
+func anytime(stores []config.Store) []config.Store {
+	out := slices.Clone(stores)
+	for i := range out {
+		out[i].Window = ""
+	}
+	return out
 }
 
 // checkMarker compares a store's marker.

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"strongroom/repo/store/storetest"
 )
@@ -162,4 +165,48 @@ func TestServiceThatDiesDuringABackupGetsItAllLater(t *testing.T) {
 func countShards(dir string) int {
 	found, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*"))
 	return len(found)
+}
+
+// Outside its window a store counts as away for backups, and gets what it
+// missed when the window opens. Reading does not wait for it.
+func TestAStoreIsWrittenToInItsWindow(t *testing.T) {
+	stores, paths := threeDirs(t)
+	now := time.Now()
+	closed := now.Add(2*time.Hour).Format("15:04") + "-" + now.Add(3*time.Hour).Format("15:04")
+	open := now.Add(-time.Hour).Format("15:04") + "-" + now.Add(3*time.Hour).Format("15:04")
+	b := newBox(t, stores+fmt.Sprintf("window = %q\n", closed), commandDataset("dump", program(t, "generate"), "3000000"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	o := b.run(3, "backup", "acme/dump")
+	if !strings.Contains(o.stderr+o.stdout, "written to from") || !strings.Contains(o.stdout, "reduced: 2 of 3 stores") {
+		t.Errorf("it is not said why: %s%s", o.stdout, o.stderr)
+	}
+	if held := shardsBelow(t, paths[2]); held != 0 {
+		t.Errorf("%d shards were written outside the window", held)
+	}
+	b.run(0, "restore", "acme/dump", "--to", b.path("out"))
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("c.toml", strings.Replace(string(text), closed, open, 1))
+	b.run(0, "backup", "acme/dump")
+	if held := shardsBelow(t, paths[2]); held == 0 {
+		t.Error("no shard came when the window was open")
+	}
+	b.run(0, "check", "--read-data")
+}
+
+// shardsBelow counts the shards of a directory store.
+func shardsBelow(t *testing.T, path string) (n int) {
+	t.Helper()
+	err := filepath.WalkDir(path, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasPrefix(d.Name(), "s-") {
+			n++
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }

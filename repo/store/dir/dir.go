@@ -38,6 +38,8 @@ type Config struct {
 	Now func() time.Time
 	// Pace bounds what is written; nil: nothing does.
 	Pace *store.Pace
+	// Window is when the store is written to; nil: always.
+	Window *store.Window
 	// System, if not nil, takes the calls that change the directory: a test's
 	// disk that forgets what was not synced.
 	System System
@@ -59,10 +61,11 @@ type System interface {
 // by several processes too. The kernel offers no way to give up on a file
 // system that hangs: ctx is looked at between system calls only.
 type Store struct {
-	path string
-	root *os.Root
-	ops  ops
-	pace *store.Pace
+	path   string
+	root   *os.Root
+	ops    ops
+	pace   *store.Pace
+	window *store.Window
 
 	mu sync.Mutex
 	// synced holds the directories whose own entry this process has synced
@@ -113,6 +116,7 @@ func Open(c Config) (*Store, error) {
 		synced: make(map[string]bool),
 		ops:    kernel,
 		pace:   c.Pace,
+		window: c.Window,
 	}
 	if y := c.System; y != nil {
 		s.ops = ops{create: y.Create, write: y.Write, syncFile: y.Sync, syncDir: y.Sync, mkdir: y.Mkdir, link: y.Link, remove: y.Remove}

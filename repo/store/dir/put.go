@@ -12,6 +12,7 @@ import (
 	"os"
 	"path"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,7 +32,11 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, sum [32]byte) 
 	if sha256.Sum256(body) != sum {
 		return fmt.Errorf("put %s: body does not have the given SHA-256", key)
 	}
-	if err := s.put(ctx, key, body, sum); err != nil {
+	err := s.window.Check(time.Now())
+	if err == nil {
+		err = s.put(ctx, key, body, sum)
+	}
+	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
 	return nil

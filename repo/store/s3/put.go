@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -29,6 +30,9 @@ func (s *Store) Put(ctx context.Context, key string, body []byte, sum [32]byte) 
 	// stored under a name that promises otherwise.
 	if sha256.Sum256(body) != sum {
 		return fmt.Errorf("put %s: body does not have the given SHA-256", key)
+	}
+	if err := s.window.Check(time.Now()); err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
 	}
 	mode, err := s.createOnly(ctx)
 	if err == nil {

@@ -64,6 +64,8 @@ type Config struct {
 	RetryBudget time.Duration
 	// Pace bounds what is sent; nil: nothing does.
 	Pace *store.Pace
+	// Window is when the store is written to; nil: always.
+	Window *store.Window
 	// Dial opens connections; nil means a net.Dialer, and then the proxy
 	// settings of the environment count.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
@@ -88,6 +90,7 @@ type Store struct {
 	prefix    string
 	endpoint  string
 	retry     retrier
+	window    *store.Window
 	dates     *dates
 
 	// needMD5 is set once the service demanded Content-MD5, as buckets with an
@@ -143,6 +146,7 @@ func open(c Config) (*Store, error) {
 		prefix:    c.Prefix,
 		endpoint:  u.Scheme + "://" + u.Host,
 		retry:     newRetrier(c),
+		window:    c.Window,
 		dates:     seen,
 		mode:      store.CreateUnknown,
 	}, nil

@@ -35,6 +35,8 @@ type Spec struct {
 
 	// Pace bounds what is written to the store; no text carries it.
 	Pace *store.Pace
+	// Window is when the store is written to; no text carries it either.
+	Window *store.Window
 }
 
 // Access is a pair of S3 credentials that did not come from files.
@@ -124,7 +126,7 @@ func (s Spec) String() string {
 // Open opens the store. access, if not nil, replaces the credential files.
 func (s Spec) Open(access *Access) (store.Store, error) {
 	if s.Kind == "dir" {
-		return dir.Open(dir.Config{Path: s.Path, Pace: s.Pace})
+		return dir.Open(dir.Config{Path: s.Path, Pace: s.Pace, Window: s.Window})
 	}
 	if access == nil {
 		a, err := s.readAccess()
@@ -138,7 +140,7 @@ func (s Spec) Open(access *Access) (store.Store, error) {
 		return nil, fmt.Errorf("store %q: style %q is not path or virtual", s.Endpoint, s.Style)
 	}
 	return s3.Open(s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
-		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience, Pace: s.Pace})
+		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience, Pace: s.Pace, Window: s.Window})
 }
 
 func (s Spec) readAccess() (Access, error) {
