@@ -52,31 +52,40 @@ func (s *Site) Check(ctx context.Context, o CheckOptions) (*CheckResult, error) 
 	}
 	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0)}
 	for _, c := range s.Config.Tenants {
-		l, t, err := s.Listing(ctx, c.Name)
-		if err != nil {
-			return nil, err
-		}
-		r.Tenants++
-		for _, p := range l.Problems {
-			r.Problems = append(r.Problems, fmt.Sprintf("%s: %s", t.Name, p.Text))
-			if b := (*behindError)(nil); errors.As(p.Err, &b) && l.Reached == len(s.Config.Stores) {
-				r.Gone++
-			}
-		}
-		k := &checking{s: s, o: o, l: l, tenant: t, r: r, checked: s.loadChecked(t), marks: s.loadMarks(t), known: map[erasure.ID]bool{}, verdicts: map[objectAt]spread.Verdict{}}
-		for _, snap := range l.Snapshots {
-			r.Snapshots++
-			r.Margin = min(r.Margin, l.Margin(snap))
-			if len(snap.Stores) < l.Reached {
-				r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), s.State(l, snap)))
-			}
-			k.add(snap)
-		}
-		if err := k.run(ctx); err != nil {
+		if err := s.checkTenant(ctx, c.Name, o, r); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+func (s *Site) checkTenant(ctx context.Context, tenant string, o CheckOptions, r *CheckResult) error {
+	release, err := s.leaseAll(tenant, "check")
+	if err != nil {
+		return err
+	}
+	defer release()
+	l, t, err := s.Listing(ctx, tenant)
+	if err != nil {
+		return err
+	}
+	r.Tenants++
+	for _, p := range l.Problems {
+		r.Problems = append(r.Problems, fmt.Sprintf("%s: %s", t.Name, p.Text))
+		if b := (*behindError)(nil); errors.As(p.Err, &b) && l.Reached == len(s.Config.Stores) {
+			r.Gone++
+		}
+	}
+	k := &checking{s: s, o: o, l: l, tenant: t, r: r, checked: s.loadChecked(t), marks: s.loadMarks(t), known: map[erasure.ID]bool{}, verdicts: map[objectAt]spread.Verdict{}}
+	for _, snap := range l.Snapshots {
+		r.Snapshots++
+		r.Margin = min(r.Margin, l.Margin(snap))
+		if len(snap.Stores) < l.Reached {
+			r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), s.State(l, snap)))
+		}
+		k.add(snap)
+	}
+	return k.run(ctx)
 }
 
 // checking is the check of one tenant.

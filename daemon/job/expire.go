@@ -170,7 +170,7 @@ func (s *Site) expireConfig(ctx context.Context, tenant, dataset string, now fun
 		now = time.Now
 	}
 	policy, grace := policyOf(d)
-	return expire.Config{Repo: r, Dataset: id, Dir: dir, Spool: spool, Policy: policy, Grace: grace, Holds: holds, Verdict: expire.Listed,
+	return expire.Config{Repo: r, Dataset: id, Dir: dir, Spool: spool, Policy: policy, Grace: grace, Holds: holds, Verdict: s.verdict(t),
 		Signer: signer{s.Box.Signer()}, Incarnation: org.Incarnation, Deleters: deleters, Now: now}, t, id, nil
 }
 

@@ -404,3 +404,66 @@ func TestCompactGoesOnWhereItWas(t *testing.T) {
 		t.Errorf("%d snapshots, %v", len(l.Snapshots), err)
 	}
 }
+
+// What a reading found bad does not count as passed, though every listing shows
+// it: what came before it stays until it was made again.
+func TestWhatWasReadBadDoesNotPass(t *testing.T) {
+	s, dir := retained(t, "last = 1")
+	customers(t, dir)
+	for range 9 { // generations of five: the first may go
+		mustBackup(t, s)
+	}
+	newest := generationOf(t, s, 2)
+	flipShards(t, filepath.Join(dir, "one"), newest)
+	if plan, err := expireAt(t, s, time.Hour, true); err != nil || len(plan.Bury) != 1 {
+		t.Fatalf("before anybody read it: %+v, %v", plan, err)
+	}
+	if r, err := s.Check(t.Context(), CheckOptions{ReadData: 100}); err != nil || r.Good == r.Shards {
+		t.Fatalf("the check found nothing: %+v, %v", r, err)
+	}
+	plan, err := expireAt(t, s, time.Hour, true)
+	if err != nil || len(plan.Bury) != 0 || !strings.Contains(strings.Join(plan.Generations[0].Kept, "; "), "no newer generation is proven to restore") {
+		t.Errorf("after: %+v, %v", plan, err)
+	}
+	if r, err := s.Repair(t.Context(), RepairOptions{}); err != nil || !r.Whole() {
+		t.Fatalf("repair: %+v, %v", r, err)
+	}
+	if plan, err := expireAt(t, s, time.Hour, true); err != nil || len(plan.Bury) != 1 {
+		t.Errorf("after a repair: %+v, %v", plan, err)
+	}
+}
+
+// generationOf returns the id of the dataset's generation of an epoch.
+func generationOf(t *testing.T, s *Site, epoch uint32) string {
+	t.Helper()
+	l, _, err := s.Listing(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, snap := range l.Snapshots {
+		if snap.Epoch == epoch {
+			return snap.Generation.String()
+		}
+	}
+	t.Fatalf("no generation %d", epoch)
+	return ""
+}
+
+// flipShards changes a byte in each shard of a generation on a store.
+func flipShards(t *testing.T, store, generation string) {
+	t.Helper()
+	shards, err := filepath.Glob(filepath.Join(store, "*", generation, "s-*"))
+	if err != nil || len(shards) == 0 {
+		t.Fatal(shards, err)
+	}
+	for _, path := range shards {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b[len(b)/2] ^= 1
+		if err := errors.Join(os.Chmod(path, 0o600), os.WriteFile(path, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
