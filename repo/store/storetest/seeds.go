@@ -54,13 +54,16 @@ func (r *Runs) Each(name, replay string, run func(t *testing.T)) {
 	}
 }
 
-// Seeds runs with seeds from 1 on, so many as the tier has, or with the one in
-// STRONGROOM_SEED. A failing one prints the command that repeats it.
+// Seeds runs with seeds from 1 on, so many as the tier has (with -short a tenth
+// of the short one), or with the one in STRONGROOM_SEED. A failing one prints the command that repeats it.
 func (r *Runs) Seeds(short, full int, run func(t *testing.T, seed uint64)) {
 	r.t.Helper()
 	first, n := uint64(1), short
-	if Full() {
+	switch {
+	case Full():
 		n = full
+	case testing.Short(): // beside the race detector, which takes ten times as long
+		n = max(short/10, 2)
 	}
 	if s := os.Getenv("STRONGROOM_SEED"); s != "" {
 		one, err := strconv.ParseUint(s, 10, 64)
