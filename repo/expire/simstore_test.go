@@ -116,10 +116,9 @@ func (d removing) Delete(ctx context.Context, key string) error {
 // simStore is a store of the simulation: it may be ill for weeks, and besides
 // one call of a step goes wrong.
 type simStore struct {
-	sim  *sim
-	mem  *memory
-	ill  string // "", "down", "flips", "full", "denies listings"
-	seen map[string]bool
+	sim *sim
+	mem *memory
+	ill string // "", "down", "flips", "full", "denies listings"
 }
 
 func (s *simStore) hook(op storetest.Op, key string) storetest.Mishap {
