@@ -79,13 +79,19 @@ func (s *Site) checkTenant(ctx context.Context, tenant string, o CheckOptions, r
 	k := &checking{s: s, o: o, l: l, tenant: t, r: r, checked: s.loadChecked(t), marks: s.loadMarks(t), known: map[erasure.ID]bool{}, verdicts: map[objectAt]spread.Verdict{}}
 	for _, snap := range l.Snapshots {
 		r.Snapshots++
-		r.Margin = min(r.Margin, l.Margin(snap))
 		if len(snap.Stores) < l.Reached {
 			r.Problems = append(r.Problems, fmt.Sprintf("%s: snapshot %s is %s", t.Name, snap.ID(), s.State(l, snap)))
 		}
 		k.add(snap)
 	}
-	return k.run(ctx)
+	if err := k.run(ctx); err != nil {
+		return err
+	}
+	s.spoil(t, l) // what was found bad just now bears nothing
+	for _, snap := range l.Snapshots {
+		r.Margin = min(r.Margin, l.Margin(snap))
+	}
+	return nil
 }
 
 // checking is the check of one tenant.

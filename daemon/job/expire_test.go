@@ -418,7 +418,7 @@ func TestWhatWasReadBadDoesNotPass(t *testing.T) {
 	if plan, err := expireAt(t, s, time.Hour, true); err != nil || len(plan.Bury) != 1 {
 		t.Fatalf("before anybody read it: %+v, %v", plan, err)
 	}
-	if r, err := s.Check(t.Context(), CheckOptions{ReadData: 100}); err != nil || r.Good == r.Shards {
+	if r, err := s.Check(t.Context(), CheckOptions{ReadData: 100}); err != nil || r.Good == r.Shards || r.Margin != 0 {
 		t.Fatalf("the check found nothing: %+v, %v", r, err)
 	}
 	plan, err := expireAt(t, s, time.Hour, true)
