@@ -62,16 +62,23 @@ func writeHead(dir string, m *signed) error {
 	if err != nil {
 		return err
 	}
-	tmp := filepath.Join(dir, headName+".new")
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	return ReplaceFile(filepath.Join(dir, headName), b)
+}
+
+// ReplaceFile makes a file of mode 0600 durable under a name on the box: after a
+// crash it holds what it held before, or all of b. One writer at a time: the
+// caller has a lock. What a crash leaves is path.new, which the next one
+// overwrites.
+func ReplaceFile(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return errors.Join(err, os.Remove(path+".new"))
 	}
-	return errors.Join(os.Rename(tmp, filepath.Join(dir, headName)), syncDir(dir))
+	return errors.Join(os.Rename(path+".new", path), syncDir(filepath.Dir(path)))
 }
 
 // ensureDurable makes sure that of every pack all shards are durable, on their

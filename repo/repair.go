@@ -361,7 +361,7 @@ func (w *repair) flush(ctx context.Context, g *generationWork, rep *spread.Repai
 	if _, err := parseSupplement(raw, w.r.Trust); err != nil {
 		return fmt.Errorf("supplement that was just made: %w", err)
 	}
-	key, taken := supplementKey(batch.Tenant, batch.Generation, raw), 0
+	key, taken := supplements.key(batch.Tenant, batch.Generation, raw), 0
 	for i, m := range w.r.Members[:w.stores] {
 		if !rep.Usable(i) {
 			continue

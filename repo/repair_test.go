@@ -223,7 +223,7 @@ func TestAGenerationGoesOnWithOtherStores(t *testing.T) {
 	}
 	// The manifest of the third lists all shards itself.
 	for p := range w.everything() {
-		if isSupplement(strings.TrimPrefix(p, filepath.Dir(filepath.Dir(filepath.Dir(p)))+"/")) {
+		if supplements.is(strings.TrimPrefix(p, filepath.Dir(filepath.Dir(filepath.Dir(p)))+"/")) {
 			if err := os.Remove(p); err != nil {
 				t.Fatal(err)
 			}
@@ -375,9 +375,9 @@ func TestSupplementsAreReadStrictly(t *testing.T) {
 				}
 			}
 		}
-		key := supplementKey(s.Tenant, s.Generation, raw)
+		key := supplements.key(s.Tenant, s.Generation, raw)
 		if name == "another tenant" {
-			key = supplementKey(w.r.Tenant, s.Generation, raw)
+			key = supplements.key(w.r.Tenant, s.Generation, raw)
 		}
 		replaceFile(t, filepath.Join(w.dirs[0], key), raw)
 		l := w.list()
@@ -388,13 +388,13 @@ func TestSupplementsAreReadStrictly(t *testing.T) {
 	// Its own name, and the same bytes resigned, are accepted: nothing above was
 	// refused for another reason.
 	raw := resigned(func(c *supplement) { c.Time = c.Time.Add(time.Hour) })
-	replaceFile(t, filepath.Join(w.dirs[1], supplementKey(s.Tenant, s.Generation, raw)), raw)
+	replaceFile(t, filepath.Join(w.dirs[1], supplements.key(s.Tenant, s.Generation, raw)), raw)
 	if l := w.list(); len(l.Snapshots[0].Packs[0].Shards) != 4 {
 		t.Errorf("%d shards, %v", len(l.Snapshots[0].Packs[0].Shards), l.Problems)
 	}
 	// Two that differ: neither counts for that pack.
 	other := resigned(func(c *supplement) { c.Packs[0].Shards = [][32]byte{{1}} })
-	replaceFile(t, filepath.Join(w.dirs[1], supplementKey(s.Tenant, s.Generation, other)), other)
+	replaceFile(t, filepath.Join(w.dirs[1], supplements.key(s.Tenant, s.Generation, other)), other)
 	if l := w.list(); len(l.Snapshots[0].Packs[0].Shards) != 3 {
 		t.Errorf("%d shards, %v", len(l.Snapshots[0].Packs[0].Shards), l.Problems)
 	}

@@ -5,9 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,14 +17,13 @@ import (
 )
 
 const (
-	supplementMagic   = "SRSUPPL1"
-	supplementContext = "strongroom supplement 1\n"
-
 	// maxSupplement bounds the object in bytes; one of so many packs with a few
 	// shards each is far below.
 	maxSupplement   = 1 << 20
 	supplementPacks = 128
 )
+
+var supplements = noticeKind{name: "supplement", magic: "SRSUPPL1", context: "strongroom supplement 1\n", letter: "x", most: maxSupplement}
 
 // A supplement lists further shards of packs of one generation: what was put on
 // stores after the manifest was signed. Rows of the code do not depend on how
@@ -49,17 +46,6 @@ type furtherShards struct {
 	ID, Encode erasure.ID
 	K, First   uint8
 	Shards     [][32]byte
-}
-
-// supplementKey names a supplement's object after its content.
-func supplementKey(tenant, generation ID, raw []byte) string {
-	sum := sha256.Sum256(raw)
-	return generationPrefix(tenant, generation) + "x-" + hex.EncodeToString(sum[:16])
-}
-
-func isSupplement(key string) bool {
-	f := strings.Split(key, "/")
-	return len(f) == 3 && strings.HasPrefix(f[2], "x-") && len(f[2]) == 2+32
 }
 
 func (s *supplement) appendClear(b []byte) []byte {
@@ -128,26 +114,21 @@ func parseSupplementClear(b []byte) (*supplement, error) {
 // sign returns the whole object.
 func (s *supplement) sign(by Signer) []byte {
 	s.Box = by.Public()
-	clear := s.appendClear(nil)
-	raw := append([]byte(supplementMagic), binary.BigEndian.AppendUint32(nil, uint32(len(clear)))...)
-	raw = append(raw, clear...)
-	return append(raw, by.Sign(append([]byte(supplementContext), raw...))...)
+	return supplements.sign(s.appendClear(nil), by)
 }
 
 // parseSupplement checks an object against the trusted box keys.
 func parseSupplement(raw []byte, trust Trust) (*supplement, error) {
-	const head = len(supplementMagic) + 4
-	end := len(raw) - ed25519.SignatureSize
-	if end < head || len(raw) > maxSupplement || string(raw[:8]) != supplementMagic || int64(binary.BigEndian.Uint32(raw[8:])) != int64(end-head) {
-		return nil, fmt.Errorf("%w: not a supplement", ErrIntegrity)
+	clear, err := supplements.clear(raw)
+	if err != nil {
+		return nil, err
 	}
-	s, err := parseSupplementClear(raw[head:end])
+	s, err := parseSupplementClear(clear)
 	if err != nil {
 		return nil, fmt.Errorf("%w: supplement: %v", ErrIntegrity, err)
 	}
-	message := append([]byte(supplementContext), raw[:end]...)
-	if err := trust(s.Box, s.Incarnation, message, raw[end:]); err != nil {
-		return nil, fmt.Errorf("%w: supplement signed by box key %x: %w", ErrIntegrity, s.Box[:8], err)
+	if err := supplements.verify(raw, s.Box, s.Incarnation, trust); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -164,7 +145,7 @@ type foundSupplement struct {
 // name says what it holds, so one good copy is enough.
 func (r *Repo) readSupplements(ctx context.Context, l *Listing) {
 	for key, at := range l.inventory.Keys() {
-		if !isSupplement(key) {
+		if !supplements.is(key) {
 			continue
 		}
 		for _, m := range at {
@@ -194,7 +175,7 @@ func (r *Repo) readSupplement(ctx context.Context, inv *spread.Inventory, key st
 	if err != nil {
 		return f, err
 	}
-	if s.Tenant != r.Tenant || supplementKey(s.Tenant, s.Generation, raw) != key {
+	if s.Tenant != r.Tenant || supplements.key(s.Tenant, s.Generation, raw) != key {
 		return f, fmt.Errorf("%w: it is another supplement than its name says", ErrIntegrity)
 	}
 	return foundSupplement{s, key, raw}, nil

@@ -5,22 +5,20 @@ import (
 	"cmp"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 )
 
 const (
-	tombMagic   = "SRTOMB01"
-	tombContext = "strongroom tombstone 1\n"
 	// tombFixed is what the clear part of a tombstone has beside its list.
 	tombFixed = 2 + 2 + 3*16 + 4 + 32 + 4 + 8 + 8 + 4
 	maxTomb   = 1 << 20
 )
+
+var tombstones = noticeKind{name: "tombstone", magic: "SRTOMB01", context: "strongroom tombstone 1\n", letter: "t", most: maxTomb}
 
 // A Reason says why a generation goes. Stores read it, so it is no text.
 type Reason byte
@@ -69,24 +67,12 @@ type StandingTombstone struct {
 	Stores []string // that have it
 }
 
-// Key names a tombstone's object by its bytes, so that what somebody put under
-// a name can never keep it off a store.
-func (t *StandingTombstone) Key() string { return tombKey(t.Tenant, t.Generation, t.Raw) }
-
-func tombKey(tenant, generation ID, raw []byte) string {
-	sum := sha256.Sum256(raw)
-	return fmt.Sprintf("%st-%x", generationPrefix(tenant, generation), sum[:16])
-}
+// Key names a tombstone's object.
+func (t *StandingTombstone) Key() string { return tombstones.key(t.Tenant, t.Generation, t.Raw) }
 
 // Names reports whether the tombstone names a snapshot.
 func (t *Tombstone) Names(s *Snapshot) bool {
 	return t.Generation == s.Generation && slices.Contains(t.Snapshots, Grave{s.Sequence, s.hash})
-}
-
-// isTombstone reports whether key is a tombstone's.
-func isTombstone(key string) bool {
-	f := strings.Split(key, "/")
-	return len(f) == 3 && strings.HasPrefix(f[2], "t-") && len(f[2]) == 34
 }
 
 func (t *Tombstone) appendClear(b []byte) []byte {
@@ -114,30 +100,25 @@ func (t Tombstone) Seal(s Signer) (*StandingTombstone, error) {
 		return nil, fmt.Errorf("tombstone of %d snapshots", len(t.Snapshots))
 	}
 	clear := t.appendClear(nil)
-	raw := append([]byte(tombMagic), binary.BigEndian.AppendUint32(nil, uint32(len(clear)))...)
-	raw = append(raw, clear...)
-	raw = append(raw, s.Sign(append([]byte(tombContext), raw...))...)
 	if _, err := parseTombClear(clear); err != nil {
 		return nil, fmt.Errorf("tombstone: %w", err)
 	}
-	return &StandingTombstone{Tombstone: t, Raw: raw}, nil
+	return &StandingTombstone{Tombstone: t, Raw: tombstones.sign(clear, s)}, nil
 }
 
 // ParseTombstone verifies an object that was found under key. The signature is
 // checked before anything is believed but the length.
 func ParseTombstone(key string, raw []byte, tenant ID, trust Trust) (*StandingTombstone, error) {
-	const head = len(tombMagic) + 4
-	if len(raw) < head+ed25519.SignatureSize || len(raw) > maxTomb || string(raw[:8]) != tombMagic ||
-		int64(binary.BigEndian.Uint32(raw[8:])) != int64(len(raw)-head-ed25519.SignatureSize) {
-		return nil, fmt.Errorf("%w: not a tombstone", ErrIntegrity)
+	clear, err := tombstones.clear(raw)
+	if err != nil {
+		return nil, err
 	}
-	end := len(raw) - ed25519.SignatureSize
-	t, err := parseTombClear(raw[head:end])
+	t, err := parseTombClear(clear)
 	if err != nil {
 		return nil, fmt.Errorf("%w: tombstone: %v", ErrIntegrity, err)
 	}
-	if err := trust(t.Box, t.Incarnation, append([]byte(tombContext), raw[:end]...), raw[end:]); err != nil {
-		return nil, fmt.Errorf("%w: tombstone signed by box key %x: %w", ErrIntegrity, t.Box[:8], err)
+	if err := tombstones.verify(raw, t.Box, t.Incarnation, trust); err != nil {
+		return nil, err
 	}
 	s := &StandingTombstone{Tombstone: *t, Raw: raw}
 	if t.Tenant != tenant || s.Key() != key {
@@ -185,7 +166,7 @@ func parseTombClear(b []byte) (*Tombstone, error) {
 func (r *Repo) readTombstones(ctx context.Context, l *Listing) {
 	found := map[string]*StandingTombstone{}
 	for key, at := range l.inventory.Keys() {
-		if !isTombstone(key) {
+		if !tombstones.is(key) {
 			continue
 		}
 		for _, m := range at {

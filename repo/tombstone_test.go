@@ -104,9 +104,9 @@ func TestATombstoneThatIsNotBelievedBuriesNothing(t *testing.T) {
 		"other tenant":       {inPrefix(other), other.Raw},
 		"other generation":   {strings.Replace(good.Key(), old[0].Generation.String(), newest.String(), 1), good.Raw},
 		"other name":         {good.Key()[:len(good.Key())-1] + "x", good.Raw},
-		"cut off":            {tombKey(w.r.Tenant, old[0].Generation, good.Raw[:90]), good.Raw[:90]},
-		"not one":            {tombKey(w.r.Tenant, old[0].Generation, []byte("x")), []byte("x")},
-		"manifest signature": {tombKey(w.r.Tenant, old[0].Generation, old[0].raw), old[0].raw},
+		"cut off":            {tombstones.key(w.r.Tenant, old[0].Generation, good.Raw[:90]), good.Raw[:90]},
+		"not one":            {tombstones.key(w.r.Tenant, old[0].Generation, []byte("x")), []byte("x")},
+		"manifest signature": {tombstones.key(w.r.Tenant, old[0].Generation, old[0].raw), old[0].raw},
 	} {
 		replaceFile(t, filepath.Join(w.dirs[1], o.key), o.raw)
 		l := w.list()
@@ -146,11 +146,11 @@ func TestEveryByteOfATombstoneCounts(t *testing.T) {
 	for at := range s.Raw {
 		b := bytes.Clone(s.Raw)
 		b[at] ^= 1 << (at % 8)
-		if _, err := ParseTombstone(tombKey(w.r.Tenant, old[0].Generation, b), b, w.r.Tenant, w.r.Trust); !errors.Is(err, ErrIntegrity) {
+		if _, err := ParseTombstone(tombstones.key(w.r.Tenant, old[0].Generation, b), b, w.r.Tenant, w.r.Trust); !errors.Is(err, ErrIntegrity) {
 			t.Fatalf("byte %d flipped: %v", at, err)
 		}
 		if b = s.Raw[:at]; at > 0 {
-			if _, err := ParseTombstone(tombKey(w.r.Tenant, old[0].Generation, b), b, w.r.Tenant, w.r.Trust); !errors.Is(err, ErrIntegrity) {
+			if _, err := ParseTombstone(tombstones.key(w.r.Tenant, old[0].Generation, b), b, w.r.Tenant, w.r.Trust); !errors.Is(err, ErrIntegrity) {
 				t.Fatalf("cut to %d: %v", at, err)
 			}
 		}

@@ -183,6 +183,8 @@ func (c *checked) save(now time.Time) error {
 }
 
 // replaceFile makes a file of mode 0600 durable under a name, whole or not.
+// Unlike repo.ReplaceFile it needs no lock: a check and a repair may save at
+// once, and the last of them counts.
 func replaceFile(path string, body []byte) error {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"strongroom/custody/exit"
+	"strongroom/repo"
 	"strongroom/repo/retain"
 )
 
@@ -96,20 +97,5 @@ func (s *Site) changeHolds(change func([]retain.Hold) ([]retain.Hold, error)) er
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(s.Config.StateDir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return repo.ReplaceFile(path, b)
 }

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
+
+	"strongroom/repo"
 )
 
 // State is what people and earlier runs decided about a dataset's snapshots,
@@ -54,26 +56,7 @@ func (s State) Write(dir string) error {
 	if err != nil {
 		return err
 	}
-	return writeDurable(filepath.Join(dir, stateName), b)
-}
-
-func writeDurable(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return repo.ReplaceFile(filepath.Join(dir, stateName), b)
 }
 
 // remember records what the listing showed.
