@@ -7,90 +7,27 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
-	"iter"
-	"maps"
-	"slices"
-	"strings"
-	"sync"
 	"testing"
 
 	"strongroom/erasure"
-	"strongroom/repo/store"
 	"strongroom/repo/store/storetest"
 )
-
-// memory is a store in memory.
-type memory struct {
-	mu sync.Mutex
-	m  map[string][]byte
-}
-
-func (s *memory) Put(_ context.Context, key string, body []byte, sum [32]byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old, ok := s.m[key]; ok && !bytes.Equal(old, body) {
-		return store.ErrExists
-	}
-	if sha256.Sum256(body) != sum {
-		return errors.New("put: wrong hash")
-	}
-	s.m[key] = bytes.Clone(body)
-	return nil
-}
-
-func (s *memory) Get(_ context.Context, key string, off, n int64) (io.ReadCloser, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b, ok := s.m[key]
-	if !ok {
-		return nil, store.ErrNotExist
-	}
-	if n < 0 {
-		n = int64(len(b)) - off
-	}
-	if off < 0 || n < 0 || off+n > int64(len(b)) {
-		return nil, store.ErrTampered
-	}
-	return io.NopCloser(bytes.NewReader(b[off : off+n])), nil
-}
-
-func (s *memory) Stat(_ context.Context, key string) (store.Info, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b, ok := s.m[key]; ok {
-		return store.Info{Key: key, Size: int64(len(b))}, nil
-	}
-	return store.Info{}, store.ErrNotExist
-}
-
-func (s *memory) List(_ context.Context, prefix string) iter.Seq2[store.Info, error] {
-	return func(yield func(store.Info, error) bool) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for _, k := range slices.Sorted(maps.Keys(s.m)) {
-			if strings.HasPrefix(k, prefix) && !yield(store.Info{Key: k, Size: int64(len(s.m[k]))}, nil) {
-				return
-			}
-		}
-	}
-}
 
 const testPrefix = "t/g/"
 
 // rig is a set of stores that hold packs, and what the packs were.
 type rig struct {
 	t       *testing.T
-	mem     []*memory
+	mem     []*storetest.Memory
 	faulty  []*storetest.Faulty
 	members []Member
-	spool   *memory
+	spool   *storetest.Memory
 }
 
 func newRig(t *testing.T, stores int) *rig {
-	r := &rig{t: t, spool: &memory{m: map[string][]byte{}}}
+	r := &rig{t: t, spool: storetest.NewMemory()}
 	for i := range stores {
-		m := &memory{m: map[string][]byte{}}
+		m := storetest.NewMemory()
 		f := storetest.NewFaulty(m)
 		r.mem, r.faulty = append(r.mem, m), append(r.faulty, f)
 		r.members = append(r.members, Member{Name: fmt.Sprintf("store%d", i), Store: f})
@@ -154,10 +91,10 @@ func (r *rig) put(s *sample) {
 func (r *rig) reader() *Reader { return NewReader(context.Background(), r.members, testPrefix) }
 
 // object is shard i of s as its store has it; it may be written to.
-func (r *rig) object(s *sample, i int) []byte { return r.mem[i].m[s.Key(testPrefix, i, 0)] }
+func (r *rig) object(s *sample, i int) []byte { return r.mem[i].Objects[s.Key(testPrefix, i, 0)] }
 
 func (r *rig) replace(s *sample, i int, b []byte) {
-	r.mem[i].m[s.Key(testPrefix, i, 0)] = bytes.Clone(b)
+	r.mem[i].Objects[s.Key(testPrefix, i, 0)] = bytes.Clone(b)
 }
 
 func (s *sample) check(n int, segment []byte) error {

@@ -36,7 +36,7 @@ func (r *rig) repair(s *sample, c RepairConfig) *Mended {
 func (r *rig) objects() map[string][]byte {
 	out := map[string][]byte{}
 	for i, m := range r.mem {
-		for k, b := range m.m {
+		for k, b := range m.Objects {
 			out[fmt.Sprintf("%d %s", i, k)] = b
 		}
 	}
@@ -64,7 +64,7 @@ func (r *rig) mustBeWhole(s *sample, when string) {
 	for i := range s.Geometry.N {
 		found := false
 		for a := range MaxAttempts {
-			found = found || bytes.Equal(r.mem[i].m[s.Key(testPrefix, i, a)], s.shards[i])
+			found = found || bytes.Equal(r.mem[i].Objects[s.Key(testPrefix, i, a)], s.shards[i])
 		}
 		if !found {
 			r.t.Fatalf("%s: store %d does not have shard %d byte for byte", when, i, i)
@@ -78,7 +78,7 @@ var damage = []string{"good", "lost", "flipped", "truncated", "swapped"}
 func (r *rig) damage(s *sample, i int, how string) {
 	switch b := bytes.Clone(s.shards[i]); how {
 	case "lost":
-		delete(r.mem[i].m, s.Key(testPrefix, i, 0))
+		delete(r.mem[i].Objects, s.Key(testPrefix, i, 0))
 	case "flipped":
 		b[erasure.HeaderLen+1000+i] ^= 1
 		r.replace(s, i, b)
@@ -118,7 +118,7 @@ func TestEveryLossThatLeavesKGoodShardsIsRepaired(t *testing.T) {
 // damageAll makes of the shards what the digits of c say.
 func (r *rig) damageAll(s *sample, c int) (how []string) {
 	for i := range r.mem {
-		clear(r.mem[i].m)
+		clear(r.mem[i].Objects)
 		r.replace(s, i, s.shards[i])
 	}
 	for i := range r.mem {
@@ -175,7 +175,7 @@ func (r *rig) mustRepair(s *sample, how []string) {
 	}
 	// Whoever deletes what was marked leaves the pack whole.
 	for _, b := range m.Bad {
-		delete(r.mem[b.Member].m, b.Key)
+		delete(r.mem[b.Member].Objects, b.Key)
 	}
 	r.mustBeWhole(s, when+", marked objects deleted")
 	r.mustRead(r.reader(), s, 0, s.Segments(), when)
@@ -223,7 +223,7 @@ func TestARepairThatFailsAnywhereIsFinishedByTheNext(t *testing.T) {
 					r.faulty[victim].Up()
 					r.mustKeep(before, when)
 					for _, b := range first.Bad { // a marked object is never the only one, nor right
-						if bytes.Equal(r.mem[b.Member].m[b.Key], s.shards[b.Index]) && how != storetest.Flip && how != storetest.Truncate {
+						if bytes.Equal(r.mem[b.Member].Objects[b.Key], s.shards[b.Index]) && how != storetest.Flip && how != storetest.Truncate {
 							t.Fatalf("%s: marked a good object", when)
 						}
 					}
@@ -315,12 +315,12 @@ func TestTheSpoolHelpsARepair(t *testing.T) {
 	r := newRig(t, 3)
 	s := r.make(messageLen)
 	r.put(s)
-	r.spool.m[s.Key(testPrefix, 1, 0)] = s.shards[1]
-	clear(r.mem[1].m)
-	clear(r.mem[2].m)
+	r.spool.Objects[s.Key(testPrefix, 1, 0)] = s.shards[1]
+	clear(r.mem[1].Objects)
+	clear(r.mem[2].Objects)
 	r.members = append(r.members, Member{"spool", r.spool})
 	m := r.repair(s, RepairConfig{Stores: 3})
-	if len(m.Writes) != 2 || m.Lost != nil || len(r.spool.m) != 1 {
+	if len(m.Writes) != 2 || m.Lost != nil || len(r.spool.Objects) != 1 {
 		t.Fatalf("%+v", m)
 	}
 	r.members = r.members[:3]
@@ -368,7 +368,7 @@ func TestAnAddedStoreGetsAFurtherShard(t *testing.T) {
 			t.Errorf("%v: margin %d", s.Geometry, got)
 		}
 		for i := range n + 1 - s.Geometry.K {
-			clear(r.mem[i].m)
+			clear(r.mem[i].Objects)
 		}
 		r.mustRead(r.reader(), s, 0, s.Segments(), "from the last k")
 		// It is there: a second time nothing is done.
@@ -379,7 +379,7 @@ func TestAnAddedStoreGetsAFurtherShard(t *testing.T) {
 }
 
 func (r *rig) addStore() {
-	m := &memory{m: map[string][]byte{}}
+	m := storetest.NewMemory()
 	f := storetest.NewFaulty(m)
 	r.mem, r.faulty = append(r.mem, m), append(r.faulty, f)
 	r.members = append(r.members, Member{Name: fmt.Sprintf("store%d", len(r.members)), Store: f})
@@ -413,7 +413,7 @@ func TestADrainedStoreMayGo(t *testing.T) {
 				}
 				s = s.with(t, m)
 				r.faulty[gone].Up()
-				clear(r.mem[gone].m)
+				clear(r.mem[gone].Objects)
 				if h, err := r.reader().Verify(context.Background(), s.Pack, true); err != nil || !h.Whole() {
 					t.Fatalf("%s: %+v %v", when, h, err)
 				}

@@ -175,8 +175,8 @@ func TestALaterAttemptIsFoundWithoutTheFirst(t *testing.T) {
 	s := r.make(messageLen)
 	r.put(s)
 	for i := range 3 {
-		r.mem[i].m[s.Key(testPrefix, i, 5)] = s.shards[i]
-		delete(r.mem[i].m, s.Key(testPrefix, i, 0))
+		r.mem[i].Objects[s.Key(testPrefix, i, 5)] = s.shards[i]
+		delete(r.mem[i].Objects, s.Key(testPrefix, i, 0))
 	}
 	r.mustRead(r.reader(), s, 0, s.Segments(), "attempt 5 alone")
 	v := r.list()

@@ -51,7 +51,7 @@ func (r *rig) spoil(s *sample, which int, how string) {
 		}
 		switch how {
 		case "lost":
-			delete(r.mem[i].m, s.Key(testPrefix, i, 0))
+			delete(r.mem[i].Objects, s.Key(testPrefix, i, 0))
 		case "down":
 			r.faulty[i].Down()
 		default:
@@ -348,8 +348,8 @@ func TestARepairedShardIsFound(t *testing.T) {
 	r.put(s)
 	r.replace(s, 0, s.shards[0][:100])
 	r.spoil(s, 0b10, "flipped")
-	r.mem[1].m[s.Key(testPrefix, 1, 1)] = s.shards[1][:50] // a repair that failed
-	r.mem[1].m[s.Key(testPrefix, 1, 2)] = s.shards[1]
+	r.mem[1].Objects[s.Key(testPrefix, 1, 1)] = s.shards[1][:50] // a repair that failed
+	r.mem[1].Objects[s.Key(testPrefix, 1, 2)] = s.shards[1]
 	r.mustRead(r.reader(), s, 0, s.Segments(), "repaired")
 	if h := r.verify(s, true); h.Good != 1 || h.Shards[1].State != Good || h.Shards[0].State != Damaged {
 		t.Errorf("Verify says %+v", h)
@@ -367,7 +367,7 @@ func TestAShardItsStoreDoesNotTakeGoesToTheSpool(t *testing.T) {
 		if err != nil || out[0].Member != 0 || out[2].Member != 2 || !out[1].Spooled || out[1].Err == nil || set.Down(1) == nil {
 			t.Errorf("%+v: %+v, %v", m, out, err)
 		}
-		if !bytes.Equal(r.spool.m[s.Key(testPrefix, 1, 0)], s.shards[1]) {
+		if !bytes.Equal(r.spool.Objects[s.Key(testPrefix, 1, 0)], s.shards[1]) {
 			t.Errorf("%+v: the spool does not have the shard", m)
 		}
 		broken := storetest.NewFaulty(r.spool)
