@@ -50,7 +50,7 @@ func ReadHead(dir string) (h Head, err error) {
 // Behind returns ErrIntegrity if a dataset's head is not in the listing: the
 // stores were rolled back, or those that have it are away.
 func (l *Listing) Behind(last Head, dataset ID) error {
-	if last.Hash == "" || slices.ContainsFunc(l.Of(dataset), func(m *Snapshot) bool { return fmt.Sprintf("%x", m.hash) == last.Hash }) {
+	if last.Hash == "" || slices.ContainsFunc(l.Of(dataset), func(m *Snapshot) bool { return m.HexHash() == last.Hash }) {
 		return nil
 	}
 	return fmt.Errorf("%w: snapshot %.10s, which this box committed as epoch %d, sequence %d, is on none of the stores that answer: they were rolled back, or those that have it are away",

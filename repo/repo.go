@@ -60,6 +60,9 @@ func (s *Snapshot) ID() string { return hex.EncodeToString(s.hash[:5]) }
 // Hash is the SHA-256 of the manifest.
 func (s *Snapshot) Hash() [32]byte { return s.hash }
 
+// HexHash is Hash as 64 hex digits.
+func (s *Snapshot) HexHash() string { return hex.EncodeToString(s.hash[:]) }
+
 // State says on how many of n stores the manifest is.
 func (s *Snapshot) State(n int) string {
 	if len(s.Stores) < n {

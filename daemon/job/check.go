@@ -60,11 +60,7 @@ func (s *Site) Check(ctx context.Context, o CheckOptions) (*CheckResult, error) 
 }
 
 func (s *Site) checkTenant(ctx context.Context, tenant string, o CheckOptions, r *CheckResult) error {
-	release, err := s.leaseAll(tenant, "check")
-	if err != nil {
-		return err
-	}
-	defer release()
+	defer s.lease("check", tenant, "")()
 	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,7 +79,7 @@ func (s *Site) Compact(ctx context.Context, tenant, dataset string, o CompactOpt
 	}
 	return w.record(func(st *expire.State) {
 		for _, s := range w.left {
-			st.Without[hashOf(s)] = o.Reason
+			st.Without[s.HexHash()] = o.Reason
 		}
 	})
 }
@@ -99,11 +98,6 @@ type compaction struct {
 	left    []*repo.Snapshot // it, and copies of it
 	result  *CompactResult
 	begun   bool // the fresh generation
-}
-
-func hashOf(s *repo.Snapshot) string {
-	h := s.Hash()
-	return hex.EncodeToString(h[:])
 }
 
 // choose finds what to copy, and refuses what cannot be done before anything
@@ -130,7 +124,7 @@ func (w *compaction) choose(ctx context.Context) error {
 		w.c.Without = map[string]string{}
 		for _, s := range w.l.Of(w.c.Dataset) {
 			if sameOrigin(s, w.without, state) {
-				w.c.Without[hashOf(s)] = w.o.Reason
+				w.c.Without[s.HexHash()] = w.o.Reason
 			}
 		}
 		if p, err = w.plan(ctx); err != nil {
@@ -141,7 +135,7 @@ func (w *compaction) choose(ctx context.Context) error {
 	for _, d := range decisions(p) {
 		i := slices.IndexFunc(snaps, func(s *repo.Snapshot) bool { return s.ID() == d.ID })
 		switch snap := snaps[i]; {
-		case w.c.Without[hashOf(snap)] != "":
+		case w.c.Without[snap.HexHash()] != "":
 			w.left = append(w.left, snap)
 		case d.Replaced != "":
 			w.result.Done = append(w.result.Done, d.ID)
@@ -182,7 +176,7 @@ func (w *compaction) resume(snaps []*repo.Snapshot, state expire.State) {
 	}
 	var made []*repo.Snapshot
 	for _, s := range slices.Backward(snaps) {
-		if s.Entry.Origin == nil || !slices.ContainsFunc(snaps, func(o *repo.Snapshot) bool { return hashOf(o) == s.Entry.Origin.Manifest }) {
+		if s.Entry.Origin == nil || !slices.ContainsFunc(snaps, func(o *repo.Snapshot) bool { return o.HexHash() == s.Entry.Origin.Manifest }) {
 			break
 		}
 		made = append(made, s)
@@ -192,7 +186,7 @@ func (w *compaction) resume(snaps []*repo.Snapshot, state expire.State) {
 	}
 	w.begun = len(made) > 0
 	w.copy = slices.DeleteFunc(w.copy, func(s *repo.Snapshot) bool {
-		return slices.Contains(made, s) && state.Copies[s.Entry.Origin.Manifest] == hashOf(s)
+		return slices.Contains(made, s) && state.Copies[s.Entry.Origin.Manifest] == s.HexHash()
 	})
 }
 
@@ -213,7 +207,7 @@ func decisions(p *expire.Plan) []retain.Decision {
 
 // sameOrigin reports whether a is b, or one is the other's copy.
 func sameOrigin(a, b *repo.Snapshot, state expire.State) bool {
-	return a == b || state.Copies[hashOf(a)] == hashOf(b) || state.Copies[hashOf(b)] == hashOf(a)
+	return a == b || state.Copies[a.HexHash()] == b.HexHash() || state.Copies[b.HexHash()] == a.HexHash()
 }
 
 // feasible refuses when a key is not here.
@@ -259,7 +253,7 @@ func (w *compaction) copyOne(ctx context.Context, snap *repo.Snapshot) error {
 	if err := compare(ctx, from.Contents(), to); err != nil {
 		return fmt.Errorf("read back as %s: %w", made.ID(), err)
 	}
-	if err := w.record(func(st *expire.State) { st.Copies[hashOf(snap)] = hashOf(made) }); err != nil {
+	if err := w.record(func(st *expire.State) { st.Copies[snap.HexHash()] = made.HexHash() }); err != nil {
 		return err
 	}
 	w.o.Copied(snap, made.ID())
@@ -280,7 +274,7 @@ func (w *compaction) save(ctx context.Context, snap *repo.Snapshot, from *repo.O
 	commit := repo.Commit{Catalogue: *snap.Entry, KeepUntil: snap.KeepUntil, Description: c.Description, Detail: c.Detail, Facts: map[string]json.RawMessage{}}
 	commit.Catalogue.Began, commit.Catalogue.Tool = "", w.o.Tool
 	epoch, sequence := snap.Place()
-	commit.Catalogue.Origin = &repo.Origin{Manifest: hashOf(snap), Epoch: epoch, Sequence: sequence, Time: snap.Time}
+	commit.Catalogue.Origin = &repo.Origin{Manifest: snap.HexHash(), Epoch: epoch, Sequence: sequence, Time: snap.Time}
 	if snap.Entry.Origin != nil {
 		commit.Catalogue.Origin.Time = snap.Entry.Origin.Time
 	}

@@ -274,6 +274,6 @@ func (s *Site) Accept(ctx context.Context, tenant, dataset, snapshot, reason str
 	if err != nil {
 		return nil, err
 	}
-	state.Accepted[fmt.Sprintf("%x", snap.Hash())] = reason
+	state.Accepted[snap.HexHash()] = reason
 	return snap, state.Write(dir)
 }

@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"strongroom/custody/keys/box"
@@ -27,11 +26,7 @@ func (s *Site) hooked(ctx context.Context, t box.Tenant, d config.Dataset, take 
 			outcome = []string{"STRONGROOM_OUTCOME=" + r.outcome(), "STRONGROOM_SNAPSHOT=" + r.Snapshot}
 		}
 		if herr := run(context.WithoutCancel(ctx), d.After, outcome...); herr != nil {
-			herr = fmt.Errorf("after the snapshot: %w", herr)
-			s.Log("%v", herr)
-			if err != nil {
-				err = errors.Join(err, herr)
-			}
+			s.Log("warning: after the snapshot: %v", herr)
 		}
 	}()
 	if err := run(ctx, d.Before); err != nil {

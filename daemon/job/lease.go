@@ -1,7 +1,6 @@
 package job
 
 import (
-	"fmt"
 	"time"
 
 	"strongroom/custody/keys/box"
@@ -9,28 +8,32 @@ import (
 	"strongroom/repo/expire"
 )
 
-// leaseAll keeps what listings of a tenant made from now on show from being
-// deleted until it is released.
-func (s *Site) leaseAll(tenant, holder string) (release func(), err error) {
+// lease keeps what listings made from now on show of a dataset, or with "" of
+// all that a tenant has, from being deleted until the function it returns is
+// called. Where it cannot, that is said and no more: a full or read-only disk of
+// the box must keep nobody from the data.
+func (s *Site) lease(holder, tenant, dataset string) (release func()) {
+	var taken []*repo.Lease
 	_, t, err := s.Tenant(tenant)
 	if err != nil {
-		return nil, err
+		return func() {} // which the listing will say
 	}
-	var taken []*repo.Lease
-	release = func() {
+	for _, d := range t.Datasets {
+		if dataset != "" && d.Name != dataset {
+			continue
+		}
+		l, err := repo.TakeLease(s.datasetDir(t, repo.ID(d.ID)), holder, time.Time{})
+		if err != nil {
+			s.Log("warning: %s/%s: without a lease an expiry may take away what is looked at: %v", tenant, d.Name, err)
+			continue
+		}
+		taken = append(taken, l)
+	}
+	return func() {
 		for _, l := range taken {
 			l.Release()
 		}
 	}
-	for _, d := range t.Datasets {
-		l, err := repo.TakeLease(s.datasetDir(t, repo.ID(d.ID)), holder, time.Time{})
-		if err != nil {
-			release()
-			return nil, fmt.Errorf("dataset %q: %w", d.Name, err)
-		}
-		taken = append(taken, l)
-	}
-	return release, nil
 }
 
 // verdict is that of a listing made now and of all that was read before: a copy

@@ -61,11 +61,7 @@ func (s *Site) Repair(ctx context.Context, o RepairOptions) (*repo.Repaired, err
 }
 
 func (s *Site) repairTenant(ctx context.Context, tenant string, members []spread.Member, o RepairOptions, sum *repo.Repaired) error {
-	release, err := s.leaseAll(tenant, "repair")
-	if err != nil {
-		return err
-	}
-	defer release()
+	defer s.lease("repair", tenant, "")()
 	_, t, err := s.Tenant(tenant)
 	if err != nil {
 		return err

@@ -131,28 +131,9 @@ func (s *Site) OpenSnapshot(ctx context.Context, l *repo.Listing, t box.Tenant, 
 	return l.Open(ctx, snap, key)
 }
 
-// lease keeps what a listing made from now on shows of a dataset until it is
-// released; nil if the dataset was never backed up.
-func (s *Site) lease(tenant, dataset, holder string) (*repo.Lease, error) {
-	_, t, err := s.Tenant(tenant)
-	if err != nil {
-		return nil, nil // which the listing will say
-	}
-	i := slices.IndexFunc(t.Datasets, func(d box.Dataset) bool { return d.Name == dataset })
-	if i < 0 {
-		return nil, nil
-	}
-	return repo.TakeLease(s.datasetDir(t, repo.ID(t.Datasets[i].ID)), holder, time.Time{})
-}
-
 // Restore restores a snapshot of a dataset.
 func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (*repo.Snapshot, *loader.Result, error) {
-	lease, err := s.lease(tenant, dataset, "restore")
-	if err != nil {
-		// A full or read-only disk of the box must not keep anybody from the data.
-		s.Log("warning: without a lease, an expiry may take away what is restored: %v", err)
-	}
-	defer lease.Release()
+	defer s.lease("restore", tenant, dataset)()
 	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {
 		return nil, nil, err

@@ -5,7 +5,6 @@ package expire
 import (
 	"cmp"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -134,7 +133,7 @@ func (p *Plan) snapshots() []retain.Snapshot {
 	live := p.l.Of(p.c.Dataset)
 	var out []retain.Snapshot
 	for _, s := range live {
-		hash := hexHash(s)
+		hash := s.HexHash()
 		r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time, KeepUntil: s.KeepUntil, Without: cmp.Or(p.state.Without[hash], p.c.Without[hash])}
 		r.Epoch, r.Sequence = s.Place()
 		if e := s.Entry; e != nil {
@@ -159,7 +158,7 @@ func (p *Plan) snapshots() []retain.Snapshot {
 }
 
 func (p *Plan) accepted(s *repo.Snapshot) bool {
-	if _, ok := p.state.Accepted[hexHash(s)]; ok {
+	if _, ok := p.state.Accepted[s.HexHash()]; ok {
 		return true
 	}
 	if o := s.Entry.Origin; o != nil {
@@ -172,9 +171,9 @@ func (p *Plan) accepted(s *repo.Snapshot) bool {
 // replaced returns the id of a copy that was read back, compared, and passes
 // now.
 func (p *Plan) replaced(s *repo.Snapshot, live []*repo.Snapshot) string {
-	copied := p.state.Copies[hexHash(s)]
+	copied := p.state.Copies[s.HexHash()]
 	for _, c := range live {
-		if hexHash(c) == copied && c.Generation != s.Generation {
+		if c.HexHash() == copied && c.Generation != s.Generation {
 			if ok, _ := p.c.Verdict(p.l, c); ok {
 				return c.ID()
 			}
@@ -186,15 +185,10 @@ func (p *Plan) replaced(s *repo.Snapshot, live []*repo.Snapshot) string {
 // unfinished reports whether s is a copy that a compaction did not come to
 // compare, and its original is live.
 func (p *Plan) unfinished(s *repo.Snapshot, live []*repo.Snapshot) bool {
-	if s.Entry == nil || s.Entry.Origin == nil || p.state.Copies[s.Entry.Origin.Manifest] == hexHash(s) {
+	if s.Entry == nil || s.Entry.Origin == nil || p.state.Copies[s.Entry.Origin.Manifest] == s.HexHash() {
 		return false
 	}
-	return slices.ContainsFunc(live, func(o *repo.Snapshot) bool { return hexHash(o) == s.Entry.Origin.Manifest })
-}
-
-func hexHash(s *repo.Snapshot) string {
-	h := s.Hash()
-	return hex.EncodeToString(h[:])
+	return slices.ContainsFunc(live, func(o *repo.Snapshot) bool { return o.HexHash() == s.Entry.Origin.Manifest })
 }
 
 // structure says what is wrong with the history itself: then nothing may be

@@ -262,7 +262,7 @@ func (s *sim) compact(n *simTenant) {
 		if p.unfinished(snap, p.l.Of(dataset)) || p.replaced(snap, p.l.Of(dataset)) != "" {
 			continue
 		}
-		o := &repo.Origin{Manifest: hexHash(snap), Time: snap.Time}
+		o := &repo.Origin{Manifest: snap.HexHash(), Time: snap.Time}
 		o.Epoch, o.Sequence = snap.Place()
 		data := n.saved[snap.ID()]
 		saved, err := s.save(n, o, data, fresh)
@@ -281,7 +281,7 @@ func (s *sim) compact(n *simTenant) {
 		}
 		st, err := ReadState(n.state())
 		if err == nil {
-			st.Copies[hexHash(snap)] = hexHash(made)
+			st.Copies[snap.HexHash()] = made.HexHash()
 			err = st.Write(n.state())
 		}
 		if err != nil {

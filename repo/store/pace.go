@@ -38,7 +38,12 @@ func (p *Pace) Wait(ctx context.Context, n int) error {
 	p.free = p.free.Add(time.Duration(int64(n) * int64(time.Second) / p.perSecond))
 	wait := p.free.Sub(now)
 	p.mu.Unlock()
-	t := time.NewTimer(wait)
+	return Sleep(ctx, wait)
+}
+
+// Sleep returns after d, or with the error of ctx when that ends.
+func Sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
