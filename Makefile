@@ -49,9 +49,10 @@ bench: packages build
 figures: packages build
 	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
 
-# The long tiers: every kill point, every fault; a table of them at the end.
+# The long tiers: every kill point, every fault; a table of them at the end. They
+# take about a day, nearly all of it the simulation of repo/expire.
 faults: packages bin/versitygw build
-	@.ci/faults go test -count=1 -timeout 12h -v ./repo/... ./daemon ./daemon/cmd/strongroom
+	@.ci/faults go test -count=1 -timeout 36h -v ./repo/... ./daemon ./daemon/cmd/strongroom
 
 clean:
 	rm -rf bin var
