@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"slices"
 	"time"
 
 	"github.com/minio/minio-go/v7"
@@ -53,18 +55,29 @@ func (s *Store) remove(ctx context.Context, key string) error {
 	return nil
 }
 
+// unversioned reports whether a service says that it does not know the question
+// for versions. One that refuses the answer to this credential may well have
+// some: deleting plainly would hide them behind a marker, and look like success.
+func unversioned(err error) bool {
+	resp, answered := answer(err)
+	if !answered {
+		return false
+	}
+	if kind, _ := classifyAnswer(resp); errors.Is(kind, store.ErrDenied) {
+		return false
+	}
+	return slices.Contains([]int{http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusNotImplemented}, resp.StatusCode)
+}
+
 // versions lists the versions of one object. Services that know none refuse the
 // question or give the object itself, as "null" or with no version.
 func (s *Store) versions(ctx context.Context, key string) ([]string, error) {
 	no := false
 	var out []string
 	for obj := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + key, WithVersions: true, Recursive: true, FetchOwner: &no}) {
-		if obj.Err != nil {
-			if _, answered := answer(obj.Err); answered {
-				if _, passing := classify(obj.Err); !passing {
-					return nil, nil // stat tells whether plain deleting was enough
-				}
-			}
+		if unversioned(obj.Err) {
+			return nil, nil // stat tells whether plain deleting was enough
+		} else if obj.Err != nil {
 			return nil, obj.Err
 		}
 		if obj.Key == s.prefix+key && obj.VersionID != "" {
