@@ -104,7 +104,6 @@ func program(t testing.TB, name string) string {
 type outcome struct {
 	stdout, stderr string
 	code           int
-	maxRSS         int64 // bytes
 }
 
 // result decodes the last line of stdout.
@@ -173,7 +172,7 @@ func (b *testBox) try(cmd *exec.Cmd) (outcome, error) {
 	}
 	b.said.Write(stdout.Bytes())
 	b.said.Write(stderr.Bytes())
-	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode(), peak(cmd.ProcessState)}, nil
+	return outcome{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}, nil
 }
 
 // shares returns the flags that name share files by their numbers.
