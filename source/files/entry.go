@@ -53,7 +53,7 @@ type Entry struct {
 	// Extents are a sparse file's ranges of data, which lie end to end from
 	// Data on; between them are holes. nil means one range, the whole file.
 	Extents []Extent
-	// Sum is the SHA-256 of a file's contents; of a sparse file's extents
+	// Sum is the BLAKE3-256 of a file's contents; of a sparse file's extents
 	// only, end to end.
 	Sum [32]byte
 	// Changed says that the file changed while it was read, twice.
@@ -117,7 +117,7 @@ type line struct {
 	Size    *int64      `json:"size,omitempty"`
 	Data    *int64      `json:"data,omitempty"`
 	Extents [][2]int64  `json:"extents,omitzero"` // offset, length
-	SHA256  string      `json:"sha256,omitempty"`
+	BLAKE3  string      `json:"blake3,omitempty"`
 	Changed bool        `json:"changed,omitempty"`
 	Xattrs  [][2]string `json:"xattrs,omitempty"` // name, value in base64
 }
@@ -135,7 +135,7 @@ func (e *Entry) marshal() ([]byte, error) {
 	case TypeChar, TypeBlock:
 		l.Device = []uint32{e.Major, e.Minor}
 	case TypeFile:
-		l.Link, l.Size, l.Data, l.SHA256 = escape(e.Link), &e.Size, &e.Data, hex.EncodeToString(e.Sum[:])
+		l.Link, l.Size, l.Data, l.BLAKE3 = escape(e.Link), &e.Size, &e.Data, hex.EncodeToString(e.Sum[:])
 		if e.Extents != nil {
 			l.Extents = make([][2]int64, 0, len(e.Extents))
 		}
@@ -192,8 +192,8 @@ func (l *line) entry() (Entry, error) {
 			return Entry{}, errors.New("file without size or place")
 		}
 		e.Size, e.Data = *l.Size, *l.Data
-		if n, err := hex.Decode(e.Sum[:], []byte(l.SHA256[:min(len(l.SHA256), 64)])); err != nil || n != 32 {
-			return Entry{}, errors.New("bad sha256")
+		if n, err := hex.Decode(e.Sum[:], []byte(l.BLAKE3[:min(len(l.BLAKE3), 64)])); err != nil || n != 32 {
+			return Entry{}, errors.New("bad blake3")
 		}
 	}
 	if l.Extents != nil {

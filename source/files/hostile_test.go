@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	emptySum = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+	emptySum = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262"
 	tail     = `,"mode":"0644","uid":0,"gid":0,"mtime":[1,0]`
 )
 
@@ -23,13 +23,13 @@ func dirLine(p string) string {
 	return `{"path":"` + p + `","type":"dir","mode":"0755","uid":0,"gid":0,"mtime":[1,0]}` + "\n"
 }
 func fileLine(p string) string {
-	return `{"path":"` + p + `","type":"file"` + tail + `,"size":0,"data":0,"sha256":"` + emptySum + `"}` + "\n"
+	return `{"path":"` + p + `","type":"file"` + tail + `,"size":0,"data":0,"blake3":"` + emptySum + `"}` + "\n"
 }
 func linkLine(p, target string) string {
 	return `{"path":"` + p + `","type":"symlink"` + tail + `,"target":"` + target + `"}` + "\n"
 }
 func hardLine(p, first string) string {
-	return `{"path":"` + p + `","type":"file"` + tail + `,"link":"` + first + `","size":0,"data":0,"sha256":"` + emptySum + `"}` + "\n"
+	return `{"path":"` + p + `","type":"file"` + tail + `,"link":"` + first + `","size":0,"data":0,"blake3":"` + emptySum + `"}` + "\n"
 }
 
 func byHand(lines ...string) *stored {
