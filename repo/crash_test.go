@@ -101,7 +101,7 @@ func openCrashWorld(t *testing.T, base string, f *fuse) *world {
 		w.dirs = append(w.dirs, d)
 		w.r.Members = append(w.r.Members, spread.Member{Name: fmt.Sprintf("store%d", i), Store: fused{s, f}})
 	}
-	spool, err := OpenSpool(filepath.Join(w.state, "spool"))
+	spool, err := OpenSpool(filepath.Join(w.state, "spool"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -74,7 +74,7 @@ func writeGolden(t *testing.T) {
 		}
 	}
 	state := t.TempDir()
-	spool, err := repo.OpenSpool(filepath.Join(state, "spool"))
+	spool, err := repo.OpenSpool(filepath.Join(state, "spool"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

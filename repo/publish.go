@@ -373,10 +373,10 @@ func (s *Saver) waitingFor(ctx context.Context) (map[int]bool, error) {
 	return waiting, nil
 }
 
-// flushSpool sends shards that wait in the spool to their stores. A store that
-// fails keeps the rest waiting.
+// flushSpool sends shards that wait in the spool to their stores, oldest first.
+// A store that fails keeps the rest waiting.
 func (s *Saver) flushSpool(ctx context.Context) error {
-	objects, err := s.c.Spool.keys(ctx, s.r.Tenant.String()+"/")
+	objects, err := s.c.Spool.oldestFirst(ctx, s.r.Tenant.String()+"/")
 	if err != nil {
 		return err
 	}

@@ -155,7 +155,7 @@ var testDataset = ID{9}
 func (w *world) config() SaveConfig {
 	if w.keep == nil {
 		var err error
-		if w.keep, err = OpenSpool(filepath.Join(w.state, "spool")); err != nil {
+		if w.keep, err = OpenSpool(filepath.Join(w.state, "spool"), 0); err != nil {
 			w.t.Fatal(err)
 		}
 	}

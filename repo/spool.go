@@ -8,7 +8,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	"strongroom/repo/store"
 	"strongroom/repo/store/dir"
@@ -16,22 +19,65 @@ import (
 
 // A Spool keeps, fsynced on the box, the objects that a store could not take
 // yet: encrypted shards, and manifests on their way. It counts as a fault
-// domain of its own.
+// domain of its own. One process writes to it, the one with the dataset's lock.
 type Spool struct {
 	store.Store
-	path string
+	path  string
+	limit int64
+
+	mu   sync.Mutex
+	held int64 // bytes in it, or more; guarded by mu
 }
 
-// OpenSpool opens the spool at path, making it if need be.
-func OpenSpool(path string) (*Spool, error) {
+// ErrSpoolFull: more would wait on the box than may.
+var ErrSpoolFull = errors.New("the spool is full")
+
+// OpenSpool opens the spool at path, making it if need be. It takes limit
+// bytes of shards; 0 is no limit.
+func OpenSpool(path string, limit int64) (*Spool, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	s, err := dir.Open(dir.Config{Path: path})
+	d, err := dir.Open(dir.Config{Path: path})
 	if err != nil {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
-	return &Spool{Store: s, path: path}, nil
+	s := &Spool{Store: d, path: path, limit: limit, held: limit + 1} // counted when it matters
+	return s, nil
+}
+
+// Put keeps an object. A shard beyond the limit is refused with ErrSpoolFull,
+// and with it its snapshot: nothing that waits is given up for another. A
+// manifest is always taken: it is small, and everything it lists is safe.
+func (s *Spool) Put(ctx context.Context, key string, body []byte, sum [32]byte) error {
+	if s.limit > 0 && shardIndex(key) >= 0 {
+		if err := s.reserve(ctx, int64(len(body))); err != nil {
+			return err
+		}
+	}
+	return s.Store.Put(ctx, key, body, sum)
+}
+
+// reserve counts n bytes more. What was removed since, and what came twice,
+// makes the count too high: at the limit it is made anew.
+func (s *Spool) reserve(ctx context.Context, n int64) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held+n > s.limit {
+		objects, err := s.keys(ctx, "")
+		if err != nil {
+			return err
+		}
+		s.held = 0
+		for _, o := range objects {
+			s.held += o.Size
+		}
+		if s.held+n > s.limit {
+			return fmt.Errorf("%w: %d MiB wait in it for stores that are away, of %d MiB that may", ErrSpoolFull, s.held>>20, s.limit>>20)
+		}
+	}
+	s.held += n
+	return nil
 }
 
 // Remove removes an object that its store has confirmed, or that was given up.
@@ -45,6 +91,25 @@ func (s *Spool) Remove(key string) error {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil
+}
+
+// oldestFirst lists the objects under prefix in the order in which they came:
+// what has waited longest is what a snapshot needs that was committed longest
+// ago. It goes by the files' times, which a copy of the state directory may
+// have lost; then only the order is.
+func (s *Spool) oldestFirst(ctx context.Context, prefix string) ([]store.Info, error) {
+	objects, err := s.keys(ctx, prefix)
+	if err != nil {
+		return nil, err
+	}
+	came := make(map[string]time.Time, len(objects))
+	for _, o := range objects {
+		if info, err := os.Stat(filepath.Join(s.path, filepath.FromSlash(o.Key))); err == nil {
+			came[o.Key] = info.ModTime()
+		}
+	}
+	slices.SortStableFunc(objects, func(a, b store.Info) int { return came[a.Key].Compare(came[b.Key]) })
+	return objects, nil
 }
 
 // read returns a whole object.

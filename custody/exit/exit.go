@@ -94,6 +94,7 @@ var table = []struct {
 	{keys.ErrExpired, Refused},
 	{keys.ErrOnline, Refused},
 	{repo.ErrIncomplete, Incomplete},
+	{repo.ErrSpoolFull, Incomplete},
 	{repo.ErrIntegrity, Integrity},
 	{pack.ErrCorrupt, Integrity},
 	{seal.ErrAuth, Integrity},

@@ -107,13 +107,22 @@ type Dataset struct {
 	// with: the packs of the open generation, sealed. Default 64 GiB; with "0"
 	// only whole chunks are found again.
 	BaseCache *Size `toml:"base_cache"`
+	// Spool bounds what may wait on the box for stores that are away. Default
+	// 64 GiB; beyond it snapshots fail until a store is back.
+	Spool *Size `toml:"spool"`
 	// Keep says which snapshots stay; without it all do.
 	Keep *Keep `toml:"keep"`
 	Hooks
 }
 
-// DefaultBaseCache is what a dataset that says nothing gets.
-const DefaultBaseCache = 64 << 30
+// What a dataset that says nothing gets.
+const (
+	DefaultBaseCache = 64 << 30
+	DefaultSpool     = 64 << 30
+)
+
+// MinSpool is the least that a spool may be bounded to.
+const MinSpool = 64 << 20
 
 // Duration is a TOML string such as "30s" or "2h". It is no kind of integer,
 // or the decoder would take a bare 30 for nanoseconds.
@@ -460,6 +469,12 @@ func (d Dataset) check() error {
 	}
 	if err := d.BaseCache.check("base_cache"); err != nil {
 		return err
+	}
+	if err := d.Spool.check("spool"); err != nil {
+		return err
+	}
+	if d.Spool != nil && d.Spool.Bytes < MinSpool {
+		return bad("spool", "a spool of %d bytes has no room for the shards of one pack: 64MiB is the least", d.Spool.Bytes)
 	}
 	if err := d.Keep.check(); err != nil {
 		return within(err, "tenant.dataset.keep", [2]int{}, "keep")

@@ -105,6 +105,8 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		{"second tenant's dataset", whole + "[[tenant]]\nname = \"b\"\nlevel = \"secret\"\n[[tenant.dataset]]\nname = \"x\"\nsource = \"files\"\npath = \"x\"\n",
 			`c.toml:44:8: tenant 2 ("b"): dataset 1 ("x"): path "x" is not`},
 		{"number for a size", replace(`source = "files"`, "source = \"files\"\nbase_cache = 64"), `c.toml:37:14: tenant 1 ("acme"): dataset 4 ("www"): base_cache: "64" is not a size such as "64GiB"`},
+		{"small spool", replace(`source = "files"`, "source = \"files\"\nspool = \"1MiB\""), `c.toml:37:9: tenant 1 ("acme"): dataset 4 ("www"): a spool of 1048576 bytes has no room`},
+		{"bad spool", replace(`source = "files"`, "source = \"files\"\nspool = \"many\""), `spool: "many" is not a size`},
 		{"bad size", replace(`source = "files"`, "source = \"files\"\nbase_cache = \"64 GB\""), `base_cache: "64 GB" is not a size`},
 		{"window that is none", replace(`kind = "dir"`, "kind = \"dir\"\nwindow = \"22-6\""), `c.toml:9:10: store 1 ("nas"): window: "22-6" is not one such as`},
 		{"window that never opens", replace(`kind = "dir"`, "kind = \"dir\"\nwindow = \"22:00-22:00\""), `window: "22:00-22:00" is not one`},

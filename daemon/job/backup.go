@@ -183,7 +183,11 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset, fresh 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"))
+	limit := int64(config.DefaultSpool)
+	if d.Spool != nil {
+		limit = d.Spool.Bytes
+	}
+	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"), limit)
 	if err != nil {
 		return nil, err
 	}

@@ -158,7 +158,7 @@ func (s *Site) expireConfig(ctx context.Context, tenant, dataset string, now fun
 	if err != nil {
 		return fail(err)
 	}
-	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"))
+	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"), 0)
 	if err != nil {
 		return fail(err)
 	}

@@ -119,7 +119,7 @@ func beginAs(t *testing.T, s *Site, sign repo.Signer) *repo.Saver {
 		t.Fatal(err)
 	}
 	dir := t.TempDir() // a state that has never seen the real snapshot
-	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"))
+	spool, err := repo.OpenSpool(filepath.Join(dir, "spool"), 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -148,7 +148,7 @@ func (s *Site) spoolOf(t box.Tenant, dataset repo.ID) (store.Store, error) {
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return repo.OpenSpool(path)
+	return repo.OpenSpool(path, 0)
 }
 
 // FillStore marks a store if it is new and empty, and puts a shard of every

@@ -67,7 +67,7 @@ func newSim(t *testing.T, seed uint64, tenants, stores int) *sim {
 			t.Fatal(err)
 		}
 		var err error
-		if w.spool, err = repo.OpenSpool(filepath.Join(w.state(), "spool")); err != nil {
+		if w.spool, err = repo.OpenSpool(filepath.Join(w.state(), "spool"), 0); err != nil {
 			t.Fatal(err)
 		}
 		s.tenants = append(s.tenants, &simTenant{world: w, id: i, buried: map[string]time.Time{}, expired: map[string]bool{}})

@@ -142,7 +142,7 @@ func (w *world) open() {
 		w.t.Fatal(err)
 	}
 	var err error
-	if w.spool, err = repo.OpenSpool(filepath.Join(w.state(), "spool")); err != nil {
+	if w.spool, err = repo.OpenSpool(filepath.Join(w.state(), "spool"), 0); err != nil {
 		w.t.Fatal(err)
 	}
 }
