@@ -71,6 +71,8 @@ type Store struct {
 	// Window is when the store is written to, "22:00-06:00" by the local clock;
 	// outside it it counts as away.
 	Window string `toml:"window"`
+	// Quota is how much the store may hold, for the forecast of when it is full.
+	Quota *Size `toml:"quota"`
 	// Credentials that may delete, for expiry: those above should not be able
 	// to. Without them expired generations get tombstones and stay.
 	DeleteAccessKeyFile string `toml:"delete_access_key_file"`
@@ -377,6 +379,9 @@ func (s Store) check() error {
 		return err
 	}
 	if err := s.Bandwidth.check("bandwidth"); err != nil {
+		return err
+	}
+	if err := s.Quota.check("quota"); err != nil {
 		return err
 	}
 	if err := checkWindow(s.Window); err != nil {

@@ -136,7 +136,7 @@ func (a *app) printCheck(r *job.CheckResult, o job.CheckOptions) error {
 
 func (a *app) storeCommand() *cobra.Command {
 	c := &cobra.Command{Use: "store", Short: "Try stores, add, replace and empty them"}
-	c.AddCommand(a.fillCommand("add"), a.fillCommand("replace"), a.drainCommand(), &cobra.Command{
+	c.AddCommand(a.fillCommand("add"), a.fillCommand("replace"), a.drainCommand(), a.usageCommand(), &cobra.Command{
 		Use:   "test [NAME]",
 		Short: "Try what the stores can do: list, write, read, refuse to overwrite",
 		Args:  cobra.MaximumNArgs(1),
