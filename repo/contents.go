@@ -37,6 +37,10 @@ type Catalogue struct {
 	Origin    *Origin   `json:"origin,omitempty"` // of a copy that a compaction made
 }
 
+// SourceImport is the Source of old dumps: their Point is what somebody said
+// when they came.
+const SourceImport = "import"
+
 // An Origin says what a copy was made of, and the place and time of the
 // snapshot that is no copy: whoever counts or dates snapshots uses those.
 type Origin struct {

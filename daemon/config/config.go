@@ -92,7 +92,7 @@ type Tenant struct {
 // Dataset is one thing to protect.
 type Dataset struct {
 	Name   string `toml:"name"`
-	Source string `toml:"source"` // "postgres", "sqlite", "command" or "files"
+	Source string `toml:"source"` // "postgres", "sqlite", "command", "files", or "import" for old dumps
 
 	URL          string   `toml:"url"`           // postgres
 	PasswordFile string   `toml:"password_file"` // postgres: instead of one in the URL, which is refused
@@ -463,8 +463,8 @@ func (d Dataset) check() error {
 	if err := checkName(d.Name); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"postgres", "sqlite", "command", "files"}, d.Source) {
-		return bad("source", "source %q is not \"postgres\", \"sqlite\", \"command\" or \"files\"", d.Source)
+	if !slices.Contains([]string{"postgres", "sqlite", "command", "files", "import"}, d.Source) {
+		return bad("source", "source %q is not \"postgres\", \"sqlite\", \"command\", \"files\" or \"import\"", d.Source)
 	}
 	if err := d.onlyFitting(); err != nil {
 		return err
@@ -516,11 +516,14 @@ func (d Dataset) check() error {
 // onlyFitting refuses keys that mean nothing for the source: a person who set
 // one expects it to do something.
 func (d Dataset) onlyFitting() error {
+	read := []string{"postgres", "sqlite", "command", "files"}
 	fits := map[string][]string{
+		"before": read, "after": read,
 		"url": {"postgres"}, "password_file": {"postgres"}, "jobs": {"postgres"}, "lock_timeout": {"postgres"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
 	}
 	set := map[string]bool{
+		"before": d.Before != nil, "after": d.After != nil,
 		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{},
 		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
 	}

@@ -87,6 +87,9 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	if !ok {
 		return nil, exit.With(exit.Usage, fmt.Errorf("tenant %q has no dataset %q in %s", tenant, dataset, s.Config.Path))
 	}
+	if d.Source == repo.SourceImport {
+		return nil, fmt.Errorf("%w: dataset %q has no source to read: strongroom import puts old dumps into it", ErrRefused, dataset)
+	}
 	saver, err := s.begin(ctx, t, d, "")
 	if err != nil {
 		return nil, err
@@ -95,7 +98,12 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	taking := false
 	r, err := s.hooked(ctx, t, d, func() (*BackupResult, error) {
 		taking = true
-		return s.take(ctx, saver, t, d, o)
+		src, err := s.source(t, d)
+		if err != nil {
+			saver.Abort(err)
+			return nil, err
+		}
+		return s.take(ctx, saver, t, d, src, o)
 	})
 	if err != nil && !taking {
 		saver.Abort(err)
@@ -104,12 +112,7 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 }
 
 // take reads the source into the saver, and ends it.
-func (s *Site) take(ctx context.Context, saver *repo.Saver, t box.Tenant, d config.Dataset, o BackupOptions) (*BackupResult, error) {
-	src, err := s.source(t, d)
-	if err != nil {
-		saver.Abort(err)
-		return nil, err
-	}
+func (s *Site) take(ctx context.Context, saver *repo.Saver, t box.Tenant, d config.Dataset, src source.Source, o BackupOptions) (*BackupResult, error) {
 	started := time.Now()
 	snap, err := src.Open(ctx)
 	if err != nil {

@@ -228,7 +228,7 @@ func planned(tenant, dataset string, p *expire.Plan) *ExpireResult {
 	for _, f := range p.Fates {
 		g := ExpireGeneration{Generation: f.ID, Epoch: f.Epoch, Objects: f.Objects, Bytes: f.Bytes, Kept: orEmpty(f.Kept), Snapshots: []ExpireSnapshot{}}
 		for _, d := range f.Snapshots {
-			g.Snapshots = append(g.Snapshots, ExpireSnapshot{Snapshot: d.ID, Sequence: d.Sequence, Time: d.Time, Label: d.Label,
+			g.Snapshots = append(g.Snapshots, ExpireSnapshot{Snapshot: d.ID, Sequence: d.Sequence, Time: d.When(), Label: d.Label,
 				Keep: d.Keep(), Reasons: orEmpty(d.Reasons), Gone: d.Gone})
 		}
 		r.Generations = append(r.Generations, g)

@@ -141,6 +141,9 @@ func (p *Plan) snapshots() []retain.Snapshot {
 			if e.Origin != nil {
 				r.Time = e.Origin.Time
 			}
+			if e.Source == repo.SourceImport {
+				r.Imported = e.Point
+			}
 			if !p.accepted(s) {
 				r.Anomalies = e.Anomalies
 			}

@@ -93,9 +93,9 @@ func clock(all []Snapshot, clocks []ClockReading, now time.Time) []string {
 // pause notices a clock that has leapt ahead, which nothing else would where
 // no store has one: far more time than ever before went by between two of the
 // newest snapshots, or since. Newest further snapshots settle it: it was only
-// a pause.
+// a pause. Imports have no rhythm, and their rules do not go by the clock.
 func pause(all []Snapshot, now time.Time) []string {
-	if len(all) < 2 {
+	if len(all) < 2 || !all[len(all)-1].Imported.IsZero() {
 		return nil
 	}
 	longest := time.Duration(0)

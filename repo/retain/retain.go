@@ -37,6 +37,7 @@ type Snapshot struct {
 	Epoch, Sequence uint32
 	Time            time.Time // by the box's clock; of a copy that of its original
 	KeepUntil       time.Time // promised when it was taken; zero: not
+	Imported        time.Time // when a dump that was imported is of; zero: it was not
 	Label           string
 	Anomalies       []string // recorded when it was taken and accepted by nobody
 
@@ -44,6 +45,15 @@ type Snapshot struct {
 	Why      string // if not, why not
 	Replaced string // ID of a copy elsewhere that was read back and compared
 	Without  string // why a person had it left out of that copy
+}
+
+// When is the time that the rules go by. Imported dumps come in the order of
+// theirs.
+func (s Snapshot) When() time.Time {
+	if !s.Imported.IsZero() {
+		return s.Imported
+	}
+	return s.Time
 }
 
 // A Decision is what becomes of one snapshot. No reason: it is expired.
@@ -122,10 +132,10 @@ func (p Policy) rules(out []Decision, live []int) {
 		}
 		return
 	}
-	newest := out[live[len(live)-1]].Time
+	newest := out[live[len(live)-1]].When()
 	for _, i := range live {
 		d := &out[i]
-		if p.Within > 0 && d.Time.After(newest.Add(-p.Within)) {
+		if p.Within > 0 && d.When().After(newest.Add(-p.Within)) {
 			d.keep("within")
 		}
 		if d.Label != "" && slices.Contains(p.Labels, d.Label) {
@@ -136,7 +146,7 @@ func (p Policy) rules(out []Decision, live []int) {
 		last, left := "", b.count
 		for k, i := range slices.Backward(live) {
 			d := &out[i]
-			name := b.of(d.Time.UTC(), k)
+			name := b.of(d.When().UTC(), k)
 			// The oldest one too while there is room: that is the longest history
 			// that the count allows.
 			if left > 0 && (name != last || k == 0) {

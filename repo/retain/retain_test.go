@@ -272,3 +272,36 @@ func TestAGenerationGoesOnlyWhole(t *testing.T) {
 		t.Errorf("of two with one epoch %s may go", got)
 	}
 }
+
+// Dumps that were imported in one hour are a history of months: the rules go by
+// when they were made, and that they came long ago is no pause.
+func TestImportedDumpsGoByTheirOwnTime(t *testing.T) {
+	var all []Snapshot
+	came := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
+	for n := range 12 { // two a month
+		all = append(all, Snapshot{ID: fmt.Sprint(n), Epoch: 1, Sequence: uint32(n), Time: came.Add(time.Duration(n) * time.Minute),
+			Imported: time.Date(2025, time.January+time.Month(n/2), 1+14*(n%2), 0, 0, 0, 0, time.UTC)})
+	}
+	now := came.AddDate(3, 0, 0)
+	var kept []string
+	for _, d := range Decide(Policy{Monthly: 4}, all, now) {
+		if d.Keep() {
+			kept = append(kept, d.ID)
+		}
+	}
+	if got := strings.Join(kept, " "); got != "5 7 9 11" {
+		t.Errorf("kept %s", got)
+	}
+	for _, why := range Frozen(all, nil, nil, now) {
+		if strings.HasPrefix(why, "clock:") {
+			t.Errorf("frozen: %s", why)
+		}
+	}
+	// Without their times the same snapshots stand still for three years.
+	for i := range all {
+		all[i].Imported = time.Time{}
+	}
+	if why := strings.Join(Frozen(all, nil, nil, now), "\n"); !strings.Contains(why, "clock:") {
+		t.Errorf("not frozen: %s", why)
+	}
+}

@@ -129,6 +129,9 @@ func snapshotTable(items []listed, verbose bool) string {
 		if n := len(s.Catalogue.Anomalies); n > 0 {
 			notes = append(notes, fmt.Sprintf("anomaly (%d)", n))
 		}
+		if s.Catalogue.Source == repo.SourceImport {
+			notes = append(notes, "imported: of "+s.Catalogue.Point.UTC().Format("2006-01-02 15:04"))
+		}
 		if s.Catalogue.Partial {
 			notes = append(notes, "partial")
 		}
