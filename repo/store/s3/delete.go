@@ -14,7 +14,8 @@ import (
 )
 
 // Delete removes an object with all its versions and delete markers; nil if
-// there is none. A version under an object lock is ErrDenied.
+// there is none. A version under an object lock is ErrLocked; those that are
+// not go all the same.
 func (s *Store) Delete(ctx context.Context, key string) error {
 	if !store.ValidKey(key) {
 		return fmt.Errorf("delete %q: invalid key", key)
@@ -30,10 +31,22 @@ func (s *Store) remove(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	var locked error
 	for _, v := range versions {
-		if err := s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{VersionID: v}); err != nil {
+		err := s.core.RemoveObject(ctx, s.bucket, s.prefix+key, minio.RemoveObjectOptions{VersionID: v})
+		if err != nil {
+			err = s.locked(ctx, key, v, err)
+		}
+		switch {
+		case err == nil:
+		case errors.Is(err, store.ErrLocked):
+			locked = later(locked, err)
+		default:
 			return err
 		}
+	}
+	if locked != nil {
+		return locked
 	}
 	// Whether it was versioned or not, the name must be free now. A service
 	// without versions had none to list.
@@ -53,6 +66,15 @@ func (s *Store) remove(ctx context.Context, key string) error {
 		return err
 	}
 	return nil
+}
+
+// later returns the one of two refusals that lasts longer.
+func later(a, b error) error {
+	var x, y *store.LockedError
+	if errors.As(a, &x) && errors.As(b, &y) && x.Until.After(y.Until) {
+		return a
+	}
+	return b
 }
 
 // unversioned reports whether a service says that it does not know the question

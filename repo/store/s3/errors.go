@@ -36,7 +36,7 @@ func (e *answerError) Error() string {
 func classify(err error) (mapped error, passing bool) {
 	for _, final := range []error{
 		store.ErrNotExist, store.ErrExists, store.ErrReadOnly, store.ErrFull, store.ErrDenied,
-		store.ErrTampered, store.ErrUnavailable,
+		store.ErrTampered, store.ErrUnavailable, store.ErrLocked,
 	} {
 		if errors.Is(err, final) {
 			return err, false

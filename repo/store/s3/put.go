@@ -86,8 +86,7 @@ func (s *Store) putOnce(ctx context.Context, key string, body []byte, sum [32]by
 	}
 	var sum64 string
 	if s.needMD5.Load() {
-		m := md5.Sum(body)
-		sum64 = base64.StdEncoding.EncodeToString(m[:])
+		sum64 = md5Of(body)
 	}
 	_, err := s.core.PutObject(ctx, s.bucket, s.prefix+key, bytes.NewReader(body), int64(len(body)),
 		sum64, hex.EncodeToString(sum[:]), opts)
@@ -96,6 +95,12 @@ func (s *Store) putOnce(ctx context.Context, key string, body []byte, sum [32]by
 		return s.putOnce(ctx, key, body, sum, createOnly)
 	}
 	return err
+}
+
+// md5Of is a Content-MD5.
+func md5Of(body []byte) string {
+	m := md5.Sum(body)
+	return base64.StdEncoding.EncodeToString(m[:])
 }
 
 // wantsMD5 recognises the answer of buckets with an object lock: "Content-MD5

@@ -86,12 +86,15 @@ const (
 type Store struct {
 	core      *minio.Core
 	transport *http.Transport
+	tripper   http.RoundTripper // transport, watched
 	bucket    string
 	prefix    string
 	endpoint  string
 	retry     retrier
 	window    *store.Window
 	dates     *dates
+	// another makes a client with other credentials.
+	another func(access string, secret Secret) (*minio.Core, error)
 
 	// needMD5 is set once the service demanded Content-MD5, as buckets with an
 	// object lock do.
@@ -125,23 +128,17 @@ func open(c Config) (*Store, error) {
 		return nil, err
 	}
 	seen := &dates{}
-	core, err := minio.NewCore(u.Host, &minio.Options{
-		// V4 is named, so that nothing a server says can lead to another.
-		Creds:        credentials.NewStaticV4(c.AccessKey, c.SecretKey.reveal(), ""),
-		Secure:       u.Scheme == "https",
-		Transport:    &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall), dates: seen, pace: c.Pace},
-		Region:       orDefault(c.Region, defaultRegion),
-		BucketLookup: lookups[c.Style],
-		// One attempt a call: the library waits at most some seconds in all,
-		// too short for an outage, and its retries would multiply with ours.
-		MaxRetries: 1,
-	})
+	// One round tripper for all clients of a bucket: they share connections,
+	// pace and clock.
+	tripper := &watched{next: transport, stall: orDefault(c.StallTimeout, defaultStall), dates: seen, pace: c.Pace}
+	core, err := c.client(u, tripper, c.AccessKey, c.SecretKey)
 	if err != nil {
 		return nil, err
 	}
 	return &Store{
 		core:      core,
 		transport: transport,
+		tripper:   tripper,
 		bucket:    c.Bucket,
 		prefix:    c.Prefix,
 		endpoint:  u.Scheme + "://" + u.Host,
@@ -149,7 +146,25 @@ func open(c Config) (*Store, error) {
 		window:    c.Window,
 		dates:     seen,
 		mode:      store.CreateUnknown,
+		another: func(access string, secret Secret) (*minio.Core, error) {
+			return c.client(u, tripper, access, secret)
+		},
 	}, nil
+}
+
+// client returns a client of the service with one pair of credentials.
+func (c Config) client(u *url.URL, tripper http.RoundTripper, access string, secret Secret) (*minio.Core, error) {
+	return minio.NewCore(u.Host, &minio.Options{
+		// V4 is named, so that nothing a server says can lead to another.
+		Creds:        credentials.NewStaticV4(access, secret.reveal(), ""),
+		Secure:       u.Scheme == "https",
+		Transport:    tripper,
+		Region:       orDefault(c.Region, defaultRegion),
+		BucketLookup: lookups[c.Style],
+		// One attempt a call: the library waits at most some seconds in all,
+		// too short for an outage, and its retries would multiply with ours.
+		MaxRetries: 1,
+	})
 }
 
 // Close closes idle connections.

@@ -36,6 +36,9 @@ type GatewayOptions struct {
 	// ReadOnly: refuse every write. Buckets have to be there before, see
 	// Restart.
 	ReadOnly bool
+	// Versions: keep versions of objects, and have users of their own, so that
+	// buckets may have an object lock. See CreateLockedBucket.
+	Versions bool
 	// Backend: keep objects in this directory, e.g. a small file system;
 	// empty means a temporary one.
 	Backend string
@@ -178,7 +181,13 @@ func (g *Gateway) args() []string {
 	if g.opts.ReadOnly {
 		args = append(args, "--readonly")
 	}
+	if g.opts.Versions {
+		args = append(args, "--iam-dir", filepath.Join(g.dir, "iam"))
+	}
 	args = append(args, "posix")
+	if g.opts.Versions {
+		args = append(args, "--versioning-dir", filepath.Join(g.dir, "versions"))
+	}
 	if !hasXattrs(g.Backend) {
 		args = append(args, "--sidecar", filepath.Join(g.dir, "sidecar"))
 	}
@@ -196,8 +205,10 @@ func (g *Gateway) start() error {
 	if g.proc != nil {
 		return errors.New("it is running")
 	}
-	if err := os.MkdirAll(filepath.Join(g.dir, "sidecar"), 0o700); err != nil {
-		return err
+	for _, sub := range []string{"sidecar", "iam", "versions"} {
+		if err := os.MkdirAll(filepath.Join(g.dir, sub), 0o700); err != nil {
+			return err
+		}
 	}
 	p := &process{cmd: exec.Command(g.bin, g.args()...), done: make(chan struct{})}
 	// The keys go through the environment of this one process: the command
@@ -296,8 +307,16 @@ func (g *Gateway) CreateBucket(t testing.TB, bucket string) s3.Config {
 
 func (g *Gateway) makeBucket(t testing.TB, bucket string, opts minio.MakeBucketOptions) {
 	t.Helper()
+	if err := g.admin(t).MakeBucket(context.Background(), bucket, opts); err != nil {
+		t.Fatalf("create bucket %s: %v", bucket, err)
+	}
+}
+
+// admin is a client with the root keys.
+func (g *Gateway) admin(t testing.TB) *minio.Client {
+	t.Helper()
 	transport := g.transport(nil)
-	defer transport.CloseIdleConnections()
+	t.Cleanup(transport.CloseIdleConnections)
 	scheme, host, _ := strings.Cut(g.Endpoint, "://")
 	client, err := minio.New(host, &minio.Options{
 		Creds:     credentials.NewStaticV4(g.AccessKey, g.SecretKey, ""),
@@ -305,12 +324,10 @@ func (g *Gateway) makeBucket(t testing.TB, bucket string, opts minio.MakeBucketO
 		Region:    "us-east-1",
 		Transport: transport,
 	})
-	if err == nil {
-		err = client.MakeBucket(context.Background(), bucket, opts)
-	}
 	if err != nil {
-		t.Fatalf("create bucket %s: %v", bucket, err)
+		t.Fatal(err)
 	}
+	return client
 }
 
 // Config returns what a client needs to use bucket, with little patience.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/minio/minio-go/v7/pkg/signer"
 
@@ -281,12 +283,26 @@ func DemandMD5(p *Proxy, w http.ResponseWriter, r *Request) {
 		"Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters")(p, w, r)
 }
 
+// Dated answers with another time in its Date, as a service whose clock is
+// wrong does.
+func Dated(at time.Time) Fault {
+	return func(p *Proxy, w http.ResponseWriter, r *Request) {
+		p.reply(w, r, func(a *answer) { a.header.Set("Date", at.UTC().Format(http.TimeFormat)) })
+	}
+}
+
 // without removes a signed header and signs again with the gateway's keys.
 func (p *Proxy) without(r *Request, header string) {
 	if r.Header.Get(header) == "" {
 		return
 	}
 	r.Header.Del(header)
+	p.sign(r, nil)
+}
+
+// sign signs a request again with the gateway's keys, which may do anything,
+// with these headers added.
+func (p *Proxy) sign(r *Request, add http.Header) {
 	r.Header.Del("Authorization")
 	out := r.Clone(r.Context())
 	out.URL.Host, out.URL.Scheme = r.Host, "http"
@@ -296,6 +312,7 @@ func (p *Proxy) without(r *Request, header string) {
 			out.Header.Del(name)
 		}
 	}
+	maps.Copy(out.Header, add)
 	signed := signer.SignV4(*out, p.gateway.AccessKey, p.gateway.SecretKey, "", "us-east-1")
 	r.Header = signed.Header
 }

@@ -1,0 +1,130 @@
+package s3_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"strongroom/repo/store"
+	"strongroom/repo/store/s3"
+	"strongroom/repo/store/storetest"
+)
+
+// lockedBucket makes a bucket with the policy that we print, as far as
+// versitygw knows policies.
+func lockedBucket(t *testing.T, g *storetest.Gateway, name string) *storetest.LockedBucket {
+	t.Helper()
+	b := g.CreateLockedBucket(t, name)
+	policy, err := s3.Policy(name, "", s3.Roles{Write: b.Write.AccessKey, Extend: b.Extend.AccessKey, Delete: b.Delete.AccessKey}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetPolicy(t, string(policy))
+	return b
+}
+
+func openLocking(t *testing.T, c s3.Config, l s3.LockConfig) *s3.Locking {
+	t.Helper()
+	s, err := s3.OpenLocking(c, l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func put(t *testing.T, s store.Store, key, body string) {
+	t.Helper()
+	if err := s.Put(t.Context(), key, []byte(body), sha256.Sum256([]byte(body))); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The suite that every store must pass, in a bucket with versions and locks and
+// with credentials that may not delete.
+func TestConformanceInALockedBucket(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	n := 0
+	storetest.Run(t, func(t *testing.T) store.Store {
+		n++
+		b := lockedBucket(t, g, "locked-"+string(rune('a'+n/26))+string(rune('a'+n%26)))
+		return threeRoles{openLocking(t, b.Write.As(g.Config(b.Name)), b.Lock(store.Governance)), open(t, b.Delete.As(g.Config(b.Name)))}
+	})
+}
+
+// threeRoles deletes with the credentials that may.
+type threeRoles struct {
+	*s3.Locking
+	deleter *s3.Store
+}
+
+func (s threeRoles) Delete(ctx context.Context, key string) error { return s.deleter.Delete(ctx, key) }
+
+func TestALockKeepsAnObjectUntilItsTime(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	for _, mode := range []store.LockMode{store.Governance, store.Compliance} {
+		t.Run(string(mode), func(t *testing.T) {
+			b := lockedBucket(t, g, string(mode))
+			s := openLocking(t, b.Write.As(g.Config(b.Name)), b.Lock(mode))
+			deleter := open(t, b.Delete.As(g.Config(b.Name)))
+			put(t, s, "a/b", "an object")
+			if r, err := s.Retained(t.Context(), "a/b"); err != nil || !r.Until.IsZero() {
+				t.Fatalf("before: %+v, %v", r, err)
+			}
+			if err := s.Lock(t.Context(), "a/none", time.Now().Add(time.Hour)); !errors.Is(err, store.ErrNotExist) {
+				t.Errorf("lock of nothing: %v", err)
+			}
+			until := time.Now().Add(3 * time.Second).UTC().Truncate(time.Second)
+			lock := func(until time.Time) {
+				t.Helper()
+				if err := s.Lock(t.Context(), "a/b", until); err != nil {
+					t.Fatal(err)
+				}
+			}
+			lock(until)
+			lock(until.Add(-2 * time.Second)) // never shortens
+			if r, err := s.Retained(t.Context(), "a/b"); err != nil || !r.Until.Equal(until) || r.Mode != mode {
+				t.Fatalf("locked: %+v, %v; want until %v", r, err, until)
+			}
+			err := deleter.Delete(t.Context(), "a/b")
+			var locked *store.LockedError
+			if !errors.As(err, &locked) || !locked.Until.Equal(until) {
+				t.Fatalf("delete of what is locked: %v", err)
+			}
+			if err := s.Delete(t.Context(), "a/b"); err == nil || errors.Is(err, store.ErrUnavailable) {
+				t.Errorf("delete with what writes: %v", err)
+			}
+			if _, err := s.Stat(t.Context(), "a/b"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Until(until) + 1100*time.Millisecond)
+			if err := deleter.Delete(t.Context(), "a/b"); err != nil {
+				t.Errorf("delete after its time: %v", err)
+			}
+			if _, err := s.Stat(t.Context(), "a/b"); !errors.Is(err, store.ErrNotExist) {
+				t.Errorf("after that: %v", err)
+			}
+		})
+	}
+}
+
+// A lock has a date, so a clock that is wrong would make it last for years.
+func TestNothingIsLockedByAClockThatIsWrong(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	b := lockedBucket(t, g, "locked")
+	p := storetest.StartProxy(t, g)
+	s := openLocking(t, b.Write.As(p.Config(b.Name)), b.Lock(store.Compliance))
+	put(t, s, "a/b", "an object")
+	p.Inject(func(*storetest.Request) storetest.Fault { return storetest.Dated(time.Now().Add(-26 * time.Hour)) })
+	err := s.Lock(t.Context(), "a/b", time.Now().Add(time.Hour))
+	if !errors.Is(err, store.ErrDenied) || !strings.Contains(err.Error(), "26h0m") {
+		t.Errorf("lock: %v", err)
+	}
+	p.Inject(nil)
+	if r, err := s.Retained(t.Context(), "a/b"); err != nil || !r.Until.IsZero() {
+		t.Errorf("retained: %+v, %v", r, err)
+	}
+}
