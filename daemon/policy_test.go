@@ -26,8 +26,9 @@ var allowed = map[string][]string{
 	"repo/pack":            {"repo/seal"},
 	"repo/spread":          {"erasure", "repo/store"}, // never seal: repair needs no keys
 	"repo/retain":          {},
+	"repo/objectlock":      {"repo/spread", "repo/store"},                        // never repo: it is told what is needed
 	"repo/expire":          {"repo", "repo/retain", "repo/spread", "repo/store"}, // never seal: expiry needs no generation key
-	"repo":                 {"chunker", "erasure", "repo/seal", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
+	"repo":                 {"chunker", "erasure", "repo/seal", "repo/objectlock", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
 
 	"source":                {},
 	"source/rowhash":        {},

@@ -32,7 +32,7 @@ func (r *Repo) Begin(ctx context.Context, c SaveConfig) (*Saver, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: newRecentChunks()}
+	s := &Saver{r: r, c: c, lock: lock, set: spread.NewSet(r.Members), geometry: geometry, recent: newRecentChunks(), unlocked: map[string]error{}}
 	if err := s.begin(ctx); err != nil {
 		s.discard()
 		return nil, err

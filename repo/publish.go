@@ -94,6 +94,7 @@ func (s *Saver) ensureDurable(ctx context.Context, packs []PackRecord) error {
 		return err
 	}
 	inv := reader.Inventory()
+	s.durable = inv
 	spool := len(s.r.Members)
 	for i := range s.r.Members {
 		if err := inv.Failed(i); err != nil {
@@ -161,6 +162,7 @@ func (s *Saver) place(ctx context.Context, p PackRecord, i int, shard []byte) (i
 			err = confirm(ctx, s.r.Members[i].Store, key, len(shard))
 		}
 		if err == nil {
+			s.durable.Add(i, store.Info{Key: key, Size: int64(len(shard))})
 			return i, nil
 		}
 		if ctx.Err() != nil {
@@ -248,7 +250,8 @@ func (s *Saver) finishMap(m *signed) error {
 // publish writes the manifest: first into the spool, then store by store.
 //
 // Crash story. Before the spool has it, nothing is committed and the packs are
-// there to be adopted. Once it is durable in the spool it is a commit, because
+// there to be adopted; where a store locks them, they are kept for the window,
+// and nothing else that no snapshot needs ever is. Once it is durable in the spool it is a commit, because
 // every shard was confirmed: the next run lists the spool beside the stores
 // and finishes it. A store gets it only when it has its shards, so a store
 // that has the manifest is never behind it.
@@ -269,6 +272,9 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 			s.set.Fail(i, err)
 		}
 	}
+	if err := s.lockNeeded(ctx, m); err != nil {
+		return nil, err
+	}
 	if err := s.spool.Put(ctx, key, m.raw, sum); err != nil {
 		return nil, fmt.Errorf("spool manifest: %w", err)
 	}
@@ -284,7 +290,7 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 		return nil, err
 	}
 	saved := &Saved{ID: fmt.Sprintf("%x", m.hash[:5]), Generation: m.Generation, Epoch: m.Epoch, Sequence: m.Sequence,
-		Catalogue: c, Stores: done, Of: len(s.r.Members), Failures: s.set.Failures()}
+		Catalogue: c, Stores: done, Of: len(s.r.Members), Failures: s.set.Failures(), Unlocked: s.unlocked}
 	if done < s.geometry.K {
 		return nil, fmt.Errorf("%w: the manifest is on %d stores, needs %d; it is kept and the next run finishes it", ErrIncomplete, done, s.geometry.K)
 	}
@@ -345,6 +351,9 @@ func (s *Saver) putManifest(ctx context.Context, m *signed) (done int, err error
 		switch {
 		case err == nil:
 			done++
+			if err := s.lockManifest(ctx, i, m.Key()); err != nil {
+				return done, err
+			}
 		case errors.Is(err, store.ErrExists):
 			if err := s.taken(ctx, i, m); err != nil {
 				return done, err
@@ -434,6 +443,9 @@ func (s *Saver) finishOthers(ctx context.Context) error {
 				missing++
 				continue
 			}
+			if err := s.lockDelivered(ctx, snap, i); err != nil {
+				return err
+			}
 			if err := member.Store.Put(ctx, snap.Key(), snap.raw, snap.hash); err != nil {
 				if ctx.Err() != nil {
 					return ctx.Err()
@@ -446,6 +458,9 @@ func (s *Saver) finishOthers(ctx context.Context) error {
 				}
 				s.set.Fail(i, err)
 				continue
+			}
+			if err := s.lockManifest(ctx, i, snap.Key()); err != nil {
+				return err
 			}
 			snap.Stores = append(snap.Stores, member.Name)
 			s.c.Log("snapshot %s is on store %q now", snap.ID(), member.Name)

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"strongroom/repo/objectlock"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
 	"strongroom/repo/store/dir"
@@ -108,6 +109,7 @@ type world struct {
 	faulty []*storetest.Faulty // what the members of r are
 	small  int                 // packs end at so many bytes
 	keep   *Spool              // opened once
+	locks  *objectlock.Keeper
 
 	cacheLimit int64 // of the base cache; 0: plenty, below: none
 }
@@ -160,7 +162,7 @@ func (w *world) config() SaveConfig {
 		}
 	}
 	return SaveConfig{Dataset: testDataset, Dir: w.state, Spool: w.keep, packBytes: w.small, Keys: w.keys, Signer: w.signer, Incarnation: w.inc,
-		PerGeneration: w.per, BaseCache: cmp.Or(max(w.cacheLimit, 0), 1<<40*(1+w.cacheLimit)), Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
+		PerGeneration: w.per, Locks: w.locks, BaseCache: cmp.Or(max(w.cacheLimit, 0), 1<<40*(1+w.cacheLimit)), Now: func() time.Time { w.clock = w.clock.Add(time.Minute); return w.clock },
 		Log: func(f string, a ...any) { fmt.Fprintf(&w.logged, f+"\n", a...) }}
 }
 

@@ -8,13 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"strongroom/erasure"
+	"strongroom/repo/objectlock"
 	"strongroom/repo/pack"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
@@ -52,6 +55,8 @@ type SaveConfig struct {
 	// BaseCache is how many bytes of packs are kept on the box to compare the
 	// next snapshot with; 0: none, so that only whole chunks are found.
 	BaseCache int64
+	// Locks, if not nil, locks what a snapshot needs when it commits.
+	Locks *objectlock.Keeper
 	// Level is how hard blocks are compressed.
 	Level pack.Level
 	// Now is the box's clock.
@@ -81,7 +86,9 @@ type Saver struct {
 	key        Secret
 	chunkKey   []byte
 	geometry   erasure.Geometry
-	previous   *Contents // of head, if it can be read
+	durable    *spread.Inventory // what ensureDurable confirmed
+	unlocked   map[string]error  // stores that did not lock what they should
+	previous   *Contents         // of head, if it can be read
 	carried    []PackRecord
 
 	packer     *packer
@@ -263,14 +270,19 @@ type Saved struct {
 	Stores     int // that hold the manifest
 	Of         int
 	Failures   map[string]error // stores that failed, and why
+	Unlocked   map[string]error // stores that have it and did not lock it, and why
 }
 
-// State says on how many stores the snapshot is.
+// State says on how many stores the snapshot is, and which did not lock it.
 func (s *Saved) State() string {
+	state := "complete"
 	if s.Stores < s.Of {
-		return fmt.Sprintf("reduced: %d of %d stores", s.Stores, s.Of)
+		state = fmt.Sprintf("reduced: %d of %d stores", s.Stores, s.Of)
 	}
-	return "complete"
+	if len(s.Unlocked) > 0 {
+		state += "; not locked on " + strings.Join(slices.Sorted(maps.Keys(s.Unlocked)), ", ")
+	}
+	return state
 }
 
 // Abort stops a run. What it stored stays as orphans, which the next run may
