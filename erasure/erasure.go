@@ -26,6 +26,9 @@ const (
 	// MaxK and MaxN bound a geometry.
 	MaxK = 32
 	MaxN = 255
+	// FirstApart is where the rows of offline sets begin: those before it are
+	// for stores, of which there are as many as there are, from 0 on.
+	FirstApart = 48
 )
 
 // ErrTooFew means that fewer than k shards were given.
@@ -60,6 +63,17 @@ func Plan(stores int) (Geometry, error) {
 	default:
 		return Geometry{4, stores}, nil
 	}
+}
+
+// Apart returns the first of the k rows of an offline set. Sets of different
+// slots have different rows as long as there are enough for that: 207 sets of
+// copies, six with k = 32.
+func Apart(k, slot int) (first int, err error) {
+	if k < 1 || k > MaxK || slot < 0 {
+		return 0, fmt.Errorf("erasure: no rows for slot %d with k = %d", slot, k)
+	}
+	sets := (MaxN - FirstApart) / k
+	return FirstApart + slot%sets*k, nil
 }
 
 // CommitShards is how many distinct shards must be durable in distinct fault

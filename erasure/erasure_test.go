@@ -297,3 +297,34 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+// Sets of different slots have different rows, none of them a store's and all
+// within the format.
+func TestOfflineSetsHaveRowsOfTheirOwn(t *testing.T) {
+	for k := 1; k <= MaxK; k++ {
+		owner := map[int]int{}
+		for slot := range 207 / k {
+			first, err := Apart(k, slot)
+			if err != nil || first < 48 || first+k-1 > 254 {
+				t.Fatalf("k = %d, slot %d: first %d, %v", k, slot, first, err)
+			}
+			for row := first; row < first+k; row++ {
+				if other, taken := owner[row]; taken {
+					t.Fatalf("k = %d: slots %d and %d share row %d", k, other, slot, row)
+				}
+				owner[row] = slot
+			}
+		}
+	}
+	if a, _ := Apart(2, 0); a != 48 {
+		t.Errorf("slot 0 begins at %d", a)
+	}
+	if again, err := Apart(2, 103); err != nil || again != 48 {
+		t.Errorf("slot 103 of k = 2 begins at %d, %v", again, err)
+	}
+	for _, bad := range [][2]int{{0, 0}, {33, 0}, {2, -1}} {
+		if _, err := Apart(bad[0], bad[1]); err == nil {
+			t.Errorf("k = %d, slot %d was taken", bad[0], bad[1])
+		}
+	}
+}

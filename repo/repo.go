@@ -328,7 +328,7 @@ func (l *Listing) Margin(s *Snapshot) int {
 	prefix := generationPrefix(s.Tenant, s.Generation)
 	known := map[string]int{} // where shards lie → margin: nearly all packs lie alike
 	for _, p := range s.Packs {
-		present := l.inventory.Present(prefix, p.Pack)
+		present := l.inventory.Anywhere(prefix, p.Pack)
 		where := fmt.Sprint(p.Geometry.K, present)
 		m, ok := known[where]
 		if !ok {

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,11 @@ func parseSupplementClear(b []byte) (*supplement, error) {
 		return nil, errors.New("bad field")
 	}
 	return s, nil
+}
+
+// apart reports whether s lists shards of an offline set.
+func (s *supplement) apart() bool {
+	return slices.ContainsFunc(s.Packs, func(p furtherShards) bool { return p.First >= erasure.FirstApart })
 }
 
 // sign returns the whole object.
@@ -220,20 +226,28 @@ func (l *Listing) supplement() {
 	}
 }
 
-// extend appends shards to those of a pack, where they follow on them. It
-// reports false, and changes nothing, where hashes differ.
+// extend appends shards to those of a pack, where they follow on them; those of
+// offline sets stand apart. It reports false, and changes nothing, where hashes
+// differ.
 func (p *PackRecord) extend(list []furtherShards) bool {
-	shards := slices.Clip(p.Shards)
+	shards, apart := slices.Clip(p.Shards), map[int][32]byte{}
 	for _, f := range list {
 		for j, h := range f.Shards {
-			switch i := int(f.First) + j; {
-			case i < len(shards) && shards[i] != h:
+			i := int(f.First) + j
+			switch known, listed := apart[i]; {
+			case i < len(shards) && shards[i] != h, listed && known != h:
 				return false
+			case i < len(shards):
+			case i >= erasure.FirstApart:
+				apart[i] = h
 			case i == len(shards):
 				shards = append(shards, h)
 			}
 		}
 	}
-	p.Shards, p.Geometry.N = shards, len(shards)
+	p.Shards, p.Geometry.N, p.Apart = shards, len(shards), nil
+	for _, i := range slices.Sorted(maps.Keys(apart)) {
+		p.Apart = append(p.Apart, spread.Row{Index: i, SHA256: apart[i]})
+	}
 	return true
 }

@@ -174,7 +174,7 @@ func (k *checking) second(p checkedPack, h spread.Health) {
 		switch {
 		case k.marks.has(k.name(c), c.Key):
 			k.r.Marked++
-		case v.State == spread.Damaged && h.Shards[c.Index].State == spread.Good:
+		case v.State == spread.Damaged && h.Shard(c.Index).State == spread.Good:
 			k.r.Problems = append(k.r.Problems, fmt.Sprintf("%s: snapshot %s: pack %v: shard %d on %q has a copy that is damaged (%s) beside a good one", k.tenant.Name, p.snapshot, p.ID, c.Index, k.name(c), v.Detail))
 		}
 	}

@@ -29,7 +29,8 @@ func (m *mending) plan() plan {
 	p.at = make([][]int, p.rows)
 	for _, c := range m.copies {
 		switch {
-		case c.Member >= m.r.c.Stores || !m.good(c):
+		case c.Member >= m.r.c.Stores || !m.good(c) || c.Index >= p.rows:
+			// A shard of an offline set is read and does not count: it goes away.
 		case slices.Contains(m.r.c.Empty, c.Member):
 			leaving[c.Index] = true
 		default:
@@ -121,7 +122,7 @@ func (p *planner) place(i int, why string) {
 
 // further plans one more shard than there are, for a store.
 func (p *planner) further(member int, why string) bool {
-	if p.rows == erasure.MaxN {
+	if p.rows >= erasure.FirstApart {
 		p.left = append(p.left, fmt.Sprintf("the pack has %d shards, no more are possible", p.rows))
 		return false
 	}

@@ -213,25 +213,27 @@ type piece struct {
 // choice of k that includes it. Second copies and repairs of a shard come when
 // the first ones were not enough.
 func (q *sliceRead) degraded() error {
-	holders := make([][]location, q.p.Geometry.N)
+	indices := q.p.Indices()
+	holders := make([][]location, len(indices))
 	most := 0
-	for i := range holders {
+	for at, i := range indices {
 		if i == q.shard {
 			continue
 		}
-		if holders[i] = q.r.inv.holders(q.r.prefix, q.p, i); len(holders[i]) == 0 {
+		if holders[at] = q.r.inv.holders(q.r.prefix, q.p, i); len(holders[at]) == 0 && i < q.p.Geometry.N {
 			q.missing(i)
 		}
-		most = max(most, len(holders[i]))
+		most = max(most, len(holders[at]))
 	}
 	k := q.p.Geometry.K
 	var have []piece
 	var from []string
 	for copy := range most {
-		for i, at := range holders {
+		for n, at := range holders {
 			if copy >= len(at) {
 				continue
 			}
+			i := indices[n]
 			b, err := q.other(i, at[copy])
 			if err != nil {
 				return err

@@ -295,7 +295,7 @@ func (m *mending) proven(i int, b []byte, from map[int][]byte) error {
 	if err := erasure.RebuildShard(m.p.Header(left), others, again); err != nil {
 		return err
 	}
-	if sha256.Sum256(again) != m.p.Shards[left] {
+	if sha256.Sum256(again) != m.p.Sum(left) {
 		return fmt.Errorf("shard %d does not come out of it", left)
 	}
 	return nil
@@ -359,7 +359,7 @@ func (m *mending) read(ctx context.Context, c Copy) []byte {
 	v := Verdict{State: Good, Read: int64(len(b))}
 	if err != nil {
 		v = m.r.scrub.judge(ctx, c, err)
-	} else if sha256.Sum256(b) != m.p.Shards[c.Index] {
+	} else if sha256.Sum256(b) != m.p.Sum(c.Index) {
 		h, damaged, err := erasure.CheckShard(b)
 		v.State, v.Detail = Damaged, describeDamage(h, damaged, err, m.p, c.Index)
 	}

@@ -38,7 +38,7 @@ type Copy struct {
 // Copies returns every copy of every shard of p.
 func (v *Inventory) Copies(prefix string, p Pack) []Copy {
 	var out []Copy
-	for i := range p.Geometry.N {
+	for _, i := range p.Indices() {
 		for _, l := range v.holders(prefix, p, i) {
 			out = append(out, Copy{i, l.member, l.key, v.spoiled[l]})
 		}
@@ -81,7 +81,7 @@ func (v *Inventory) set() *Set {
 // Check reads a copy to its end and compares its SHA-256 with the manifest's;
 // the checksums of its columns say where damage lies.
 func (s *Scrubber) Check(ctx context.Context, p Pack, c Copy) Verdict {
-	return s.compare(ctx, p, c, p.Shards[c.Index])
+	return s.compare(ctx, p, c, p.Sum(c.Index))
 }
 
 func (s *Scrubber) compare(ctx context.Context, p Pack, c Copy, want [sha256.Size]byte) Verdict {

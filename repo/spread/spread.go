@@ -29,6 +29,42 @@ type Pack struct {
 	MessageLen int64 // of the sealed segments
 	Seal       [erasure.SealHeaderLen]byte
 	Shards     [][sha256.Size]byte // of the whole shard objects, by index
+	// Apart are the shards of offline sets, ascending. Their indices, from
+	// erasure.FirstApart on, do not follow on those of the stores, and none of
+	// them is missed where it is not: its medium is in a safe.
+	Apart []Row
+}
+
+// A Row is a shard by its index.
+type Row struct {
+	Index  int
+	SHA256 [sha256.Size]byte
+}
+
+// Indices returns those of all shards that are known, ascending.
+func (p Pack) Indices() []int {
+	out := make([]int, 0, len(p.Shards)+len(p.Apart))
+	for i := range p.Shards {
+		out = append(out, i)
+	}
+	for _, r := range p.Apart {
+		out = append(out, r.Index)
+	}
+	return out
+}
+
+// Sum returns the SHA-256 of shard i, which is one of Indices; zeros for
+// another.
+func (p Pack) Sum(i int) (sum [sha256.Size]byte) {
+	if i >= 0 && i < len(p.Shards) {
+		return p.Shards[i]
+	}
+	for _, r := range p.Apart {
+		if r.Index == i {
+			return r.SHA256
+		}
+	}
+	return sum
 }
 
 // Header returns the header of shard i.
@@ -277,13 +313,20 @@ func attemptOf(key string) int {
 // Inventory is in use.
 func (v *Inventory) Spoil(member int, key string) { v.spoiled[location{member, key}] = true }
 
-// Present returns for each shard of p the members that list it.
+// Present returns for each shard of p the members that list it, by index; those
+// of offline sets are not among them.
 func (v *Inventory) Present(prefix string, p Pack) [][]int {
-	out := make([][]int, p.Geometry.N)
-	for i := range out {
+	return v.Anywhere(prefix, p)[:p.Geometry.N]
+}
+
+// Anywhere is Present with the shards of offline sets behind the others.
+func (v *Inventory) Anywhere(prefix string, p Pack) [][]int {
+	indices := p.Indices()
+	out := make([][]int, len(indices))
+	for at, i := range indices {
 		for _, l := range v.holders(prefix, p, i) {
 			if !v.spoiled[l] {
-				out[i] = append(out[i], l.member)
+				out[at] = append(out[at], l.member)
 			}
 		}
 	}

@@ -55,7 +55,8 @@ func (r *Reader) Verify(ctx context.Context, p Pack, readData bool) (Health, err
 }
 
 // Judge sums up what is known of the copies of a pack: look says it of one. A
-// shard is good when one of its copies is; the others are not looked at.
+// shard is good when one of its copies is; the others are not looked at. Those
+// of offline sets appear where a store lists them.
 func (r *Reader) Judge(p Pack, look func(Copy) Verdict) Health {
 	h := Health{Pack: p.ID, Need: p.Geometry.K}
 	for i := range p.Geometry.N {
@@ -65,7 +66,25 @@ func (r *Reader) Judge(p Pack, look func(Copy) Verdict) Health {
 		}
 		h.Shards = append(h.Shards, s)
 	}
+	for _, a := range p.Apart {
+		if s := r.judgeShard(p, a.Index, look, &h); s.Store != "" {
+			if s.State == Good {
+				h.Good++
+			}
+			h.Shards = append(h.Shards, s)
+		}
+	}
 	return h
+}
+
+// Shard returns what was found of shard i.
+func (h Health) Shard(i int) ShardHealth {
+	for _, s := range h.Shards {
+		if s.Index == i {
+			return s
+		}
+	}
+	return ShardHealth{Index: i, State: Missing}
 }
 
 func (r *Reader) judgeShard(p Pack, i int, look func(Copy) Verdict, h *Health) ShardHealth {
@@ -129,10 +148,26 @@ func (v *Inventory) misfit(p Pack, c Copy) string {
 // needs no key: what it reads and what it returns have the SHA-256 of the
 // manifest.
 func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
+	have, err := r.gather(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, p.ShardLen())
+	if err := erasure.RebuildShard(p.Header(i), have, b); err != nil {
+		return nil, err
+	}
+	if sha256.Sum256(b) != p.Sum(i) {
+		return nil, fmt.Errorf("pack %v: shard %d made again is not the one recorded", p.ID, i)
+	}
+	return b, nil
+}
+
+// gather returns the payloads of k shards that have the SHA-256 recorded.
+func (r *Reader) gather(ctx context.Context, p Pack) (map[int][]byte, error) {
 	k := p.Geometry.K
 	have := map[int][]byte{}
 	var why []string
-	for j := range p.Geometry.N {
+	for _, j := range p.Indices() {
 		b, reasons := r.goodShard(ctx, p, j)
 		if err := ctx.Err(); err != nil {
 			return nil, err
@@ -141,22 +176,44 @@ func (r *Reader) Rebuild(ctx context.Context, p Pack, i int) ([]byte, error) {
 			why = append(why, reasons...)
 			continue
 		}
-		have[j] = payloadOf(p, b)
-		if len(have) == k {
-			break
+		if have[j] = payloadOf(p, b); len(have) == k {
+			return have, nil
 		}
 	}
-	if len(have) < k {
-		return nil, &TooFewError{Pack: p.ID, Need: k, Why: why}
-	}
-	b := make([]byte, p.ShardLen())
-	if err := erasure.RebuildShard(p.Header(i), have, b); err != nil {
+	return nil, &TooFewError{Pack: p.ID, Need: k, Why: why}
+}
+
+// Extend returns shards first to first+k-1 of a pack, of which no hash need be
+// known, from whatever shards are left. It needs no key. What it reads has the
+// SHA-256 of the manifest; what it makes is right since one of those that were
+// read comes out of it again: every one of k shards changes what k restore.
+func (r *Reader) Extend(ctx context.Context, p Pack, first int) ([][]byte, error) {
+	have, err := r.gather(ctx, p)
+	if err != nil {
 		return nil, err
 	}
-	if sha256.Sum256(b) != p.Shards[i] {
-		return nil, fmt.Errorf("pack %v: shard %d made again is not the one recorded", p.ID, i)
+	made, payloads := make([][]byte, p.Geometry.K), map[int][]byte{}
+	for n := range made {
+		made[n] = make([]byte, p.ShardLen())
+		if err := erasure.RebuildShard(p.Header(first+n), have, made[n]); err != nil {
+			return nil, err
+		}
+		payloads[first+n] = payloadOf(p, made[n])
 	}
-	return b, nil
+	for j := range have {
+		if payloads[j] != nil {
+			continue // it is one of those that were read
+		}
+		again := make([]byte, p.ShardLen())
+		if err := erasure.RebuildShard(p.Header(j), payloads, again); err != nil {
+			return nil, err
+		}
+		if sha256.Sum256(again) != p.Sum(j) {
+			return nil, fmt.Errorf("pack %v: shard %d does not come out of further shards made from it", p.ID, j)
+		}
+		break
+	}
+	return made, nil
 }
 
 // payloadOf returns the payload of a whole shard.
@@ -171,7 +228,7 @@ func (r *Reader) goodShard(ctx context.Context, p Pack, j int) (b []byte, why []
 	for _, l := range holders {
 		b := make([]byte, p.ShardLen())
 		err := r.readAt(ctx, l, 0, b)
-		if err == nil && sha256.Sum256(b) == p.Shards[j] {
+		if err == nil && sha256.Sum256(b) == p.Sum(j) {
 			return b, nil
 		}
 		h, damaged, partsErr := erasure.CheckShard(b)
