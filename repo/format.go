@@ -12,3 +12,8 @@ var FormatText string
 //
 //go:embed RECOVER.txt
 var RecoverText string
+
+// MediumText is RecoverText for an offline medium.
+//
+//go:embed MEDIUM.txt
+var MediumText string

@@ -159,12 +159,17 @@ type generationWork struct {
 }
 
 func (w *repair) generations() []*generationWork {
+	return groupGenerations(slices.DeleteFunc(slices.Clone(w.l.Snapshots), func(s *Snapshot) bool {
+		return w.c.Dataset != nil && s.Dataset != *w.c.Dataset
+	}))
+}
+
+// groupGenerations sorts snapshots, the oldest of a dataset first, by their
+// generations; the newest of these comes first.
+func groupGenerations(snapshots []*Snapshot) []*generationWork {
 	by := map[ID]*generationWork{}
 	var out []*generationWork
-	for _, s := range slices.Backward(w.l.Snapshots) {
-		if w.c.Dataset != nil && s.Dataset != *w.c.Dataset {
-			continue
-		}
+	for _, s := range slices.Backward(snapshots) {
 		g := by[s.Generation]
 		if g == nil {
 			g = &generationWork{prefix: generationPrefix(s.Tenant, s.Generation)}
@@ -456,10 +461,10 @@ func (w *repair) putObject(ctx context.Context, rep *spread.Repairer, i int, act
 }
 
 // copySupplements puts the supplements of a generation on the stores that lack
-// them.
+// them. Those of offline sets stay on their media.
 func (w *repair) copySupplements(ctx context.Context, g *generationWork, rep *spread.Repairer) {
 	for _, s := range w.l.supplements {
-		if generationPrefix(s.Tenant, s.Generation) != g.prefix {
+		if generationPrefix(s.Tenant, s.Generation) != g.prefix || s.apart() {
 			continue
 		}
 		for _, p := range w.l.Problems {
