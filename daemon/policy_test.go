@@ -46,6 +46,7 @@ var allowed = map[string][]string{
 	"custody/keys/paper":    {},
 	"custody/keys/secret":   {},
 	"custody/keys/share":    {"custody/keys/paper", "custody/keys/secret"},
+	"custody/media":         {"custody/keys", "custody/keys/doc"},
 	"custody/exit":          {"custody/keys", "custody/keys/...", "repo", "repo/...", "source/..."},
 	"custody/rescue":        {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
 	"custody/cmd/...":       {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
