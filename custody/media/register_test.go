@@ -119,6 +119,21 @@ func TestASlotIsNeverGivenOutAgain(t *testing.T) {
 	}
 }
 
+// The register gives out slots; that two media never have one is checked where
+// the chain is read as well.
+func TestTwoMediaOfOneSlotAreNoRegister(t *testing.T) {
+	var all []Medium
+	for i, want := range []error{nil, ErrExists} {
+		n := newDisk([]string{"A-1", "A-2"}[i], "A")
+		n.Slot = 7
+		var err error
+		all, err = apply(all, Entry{Time: start, Act: Enrol, Medium: n.ID, By: "operator", Identity: &n.Identity, Custody: &n.Custody})
+		if !errors.Is(err, want) {
+			t.Errorf("medium %d: %v, want %v", i, err, want)
+		}
+	}
+}
+
 func TestWhatCannotBeEnrolled(t *testing.T) {
 	d := newDesk(t)
 	have := d.enrol(t, newDisk("A-1", "A"))
