@@ -21,6 +21,7 @@ var allowed = map[string][]string{
 	"repo/store":           {},
 	"repo/store/dir":       {"repo/store"},
 	"repo/store/s3":        {"repo/store"},
+	"repo/store/media/iso": {},
 	"repo/store/spec":      {"repo/store", "repo/store/dir", "repo/store/s3"},
 	"repo/store/storetest": {"repo/store", "repo/store/s3"},
 	"repo/pack":            {"repo/seal"},
