@@ -32,7 +32,8 @@ func (w withCluster) Run() int { return pgtest.Main(w.m) }
 // The programs under test are real processes: the test binary runs as either
 // when it is started by that name.
 func TestMain(m *testing.M) {
-	testscript.Main(withCluster{m}, map[string]func(){"strongroom": main, "strongroom-recover": recoverMain, "generate": generateMain, "measured": measuredMain})
+	testscript.Main(withCluster{m}, map[string]func(){"strongroom": main, "strongroom-recover": recoverMain, "generate": generateMain, "measured": measuredMain,
+		"traced": tracedMain, "filtered": filteredMain})
 }
 
 func recoverMain() {
