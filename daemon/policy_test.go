@@ -49,7 +49,7 @@ var allowed = map[string][]string{
 	"custody/keys/share":   {"custody/keys/paper", "custody/keys/secret"},
 	"custody/media":        {"custody/keys", "custody/keys/doc"},
 	"custody/media/mount":  {},
-	"custody/exit":         {"custody/keys", "custody/keys/...", "repo", "repo/...", "source/..."},
+	"custody/exit":         {"custody/keys", "custody/keys/...", "custody/media", "repo", "repo/...", "source/..."},
 	"custody/rescue":       {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
 	"custody/cmd/...":      {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
 
@@ -57,8 +57,8 @@ var allowed = map[string][]string{
 	"custody/cmd/strongroom-mountd": {"custody/media/mount"},
 
 	"daemon/config":         {},
-	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
-	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
+	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
+	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }

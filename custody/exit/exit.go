@@ -10,6 +10,7 @@ import (
 	"strongroom/custody/keys/doc"
 	"strongroom/custody/keys/paper"
 	"strongroom/custody/keys/share"
+	"strongroom/custody/media"
 	"strongroom/repo"
 	"strongroom/repo/pack"
 	"strongroom/repo/seal"
@@ -93,6 +94,14 @@ var table = []struct {
 	{box.ErrNoCopy, Refused},
 	{keys.ErrExpired, Refused},
 	{keys.ErrOnline, Refused},
+	{media.ErrTampered, Integrity},
+	{media.ErrNoRegister, NoRepository},
+	{media.ErrUnknown, Refused},
+	{media.ErrGone, Refused},
+	{media.ErrClone, Refused},
+	{media.ErrBehind, Refused},
+	{media.ErrState, Refused},
+	{media.ErrExists, Refused},
 	{repo.ErrIncomplete, Incomplete},
 	{repo.ErrSpoolFull, Incomplete},
 	{repo.ErrIntegrity, Integrity},

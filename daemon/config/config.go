@@ -25,6 +25,8 @@ type Config struct {
 	Recovery Recovery `toml:"recovery"`
 	Stores   []Store  `toml:"store"`
 	Tenants  []Tenant `toml:"tenant"`
+	// Media, if given, are offline media.
+	Media *Media `toml:"media"`
 
 	// Path is where the file was read from.
 	Path string `toml:"-"`
@@ -266,15 +268,16 @@ func withArticle(s string) string {
 
 // known lists the keys of each table, by the path without array positions.
 var known = map[string][]string{
-	"":                  {"state_dir", "recovery", "store", "tenant"},
+	"":                  {"state_dir", "recovery", "store", "tenant", "media"},
 	"recovery":          {"standard", "top"},
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "bandwidth", "window", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
+		"ca_file", "patience", "bandwidth", "window", "quota", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "keep", "before", "after", "hook_timeout"},
+		"compression", "base_cache", "spool", "keep", "before", "after", "hook_timeout"},
+	"media":               {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
 	"tenant.dataset.keep": {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
 }
 
@@ -332,6 +335,9 @@ func (c *Config) check() error {
 	}
 	if err := c.checkStores(); err != nil {
 		return err
+	}
+	if err := c.Media.check(); err != nil {
+		return within(err, "media", [2]int{}, "media")
 	}
 	seen := map[string]bool{}
 	for i, t := range c.Tenants {
