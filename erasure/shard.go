@@ -108,21 +108,18 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 type Stripe struct {
 	g       Geometry
 	columns int
-	shards  [][]byte // each of capacity for maxColumns
+	most    int64 // length of a shard of the longest message
+	shards  [][]byte
 }
 
-// NewStripe allocates for messages of up to maxSegments segments:
-// n/k × 64 KiB × maxSegments.
+// NewStripe is for messages of up to maxSegments segments. The memory, n/k ×
+// 64 KiB a segment, comes when it is needed: a snapshot of a few bytes should
+// not wait for that of a large one to be cleared.
 func NewStripe(g Geometry, maxSegments int) (*Stripe, error) {
 	if !g.Valid() {
 		return nil, fmt.Errorf("erasure: geometry %d of %d", g.K, g.N)
 	}
-	s := &Stripe{g: g, shards: make([][]byte, g.N)}
-	size := ShardLen(g.Columns(maxSegments))
-	for i := range s.shards {
-		s.shards[i] = make([]byte, 0, size)
-	}
-	return s, nil
+	return &Stripe{g: g, most: ShardLen(g.Columns(maxSegments)), shards: make([][]byte, g.N)}, nil
 }
 
 // Geometry returns the stripe's geometry.
@@ -131,8 +128,18 @@ func (s *Stripe) Geometry() Geometry { return s.g }
 // Reset makes room for a message of that many segments.
 func (s *Stripe) Reset(segments int) {
 	s.columns = s.g.Columns(segments)
+	size := ShardLen(s.columns)
+	if size > int64(cap(s.shards[0])) {
+		room := size
+		if 2*size > s.most {
+			room = s.most // so that it happens twice at most
+		}
+		for i := range s.shards {
+			s.shards[i] = make([]byte, 0, room)
+		}
+	}
 	for i := range s.shards {
-		s.shards[i] = s.shards[i][:ShardLen(s.columns)]
+		s.shards[i] = s.shards[i][:size]
 	}
 	// What lies behind the last segment in the last data shards is zero.
 	for n := max(segments-1, 0); n < s.columns*s.g.K; n++ {

@@ -176,17 +176,22 @@ func (b *blockReader) forget(c *cached) {
 	}
 }
 
-// memory returns an empty slice for a block.
-func (b *blockReader) memory() []byte {
+// memory returns an empty slice for a block of n bytes. Most blocks have the
+// most; for small ones it is not worth clearing as much.
+func (b *blockReader) memory(n int) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.fetched++
-	if n := len(b.spare); n > 0 {
-		m := b.spare[n-1]
-		b.spare = b.spare[:n-1]
-		return m
+	for i, m := range slices.Backward(b.spare) {
+		if cap(m) >= n {
+			b.spare = slices.Delete(b.spare, i, i+1)
+			return m
+		}
 	}
-	return make([]byte, 0, pack.MaxBlock)
+	if n > pack.MaxBlock/4 {
+		n = pack.MaxBlock // so that it fits the next one
+	}
+	return make([]byte, 0, n)
 }
 
 // reserve makes room for one reader more, or one less: each needs a cache of its
@@ -304,7 +309,7 @@ func (b *blockReader) fetchRun(ctx context.Context, run []*cached) error {
 	}
 	for _, c := range run {
 		at := c.entry.Offset - first.Offset
-		c.data, err = w.expander.Expand(b.memory(), plain[at:at+c.entry.Stored], c.entry.Codec, int(c.entry.Raw))
+		c.data, err = w.expander.Expand(b.memory(int(c.entry.Raw)), plain[at:at+c.entry.Stored], c.entry.Codec, int(c.entry.Raw))
 		if err != nil {
 			c.data = nil
 			return fmt.Errorf("%w: block %d: %w", ErrIntegrity, c.number, err)

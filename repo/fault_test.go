@@ -408,7 +408,7 @@ func TestListedSizesThatCannotBeAreRefused(t *testing.T) {
 	for _, size := range []int64{-1, -1 << 63, 1 << 62, 0, 1} {
 		key := manifestKey(w.r.Tenant, saved.Generation, 1)
 		inv.Add(0, store.Info{Key: key, Size: size})
-		if _, err := w.r.readManifest(context.Background(), inv, key, 0); err == nil {
+		if _, err := w.r.readManifest(context.Background(), inv, key, 0, nil); err == nil {
 			t.Errorf("a manifest of %d bytes was read", size)
 		}
 	}

@@ -329,7 +329,7 @@ func (s *Saver) readTaken(ctx context.Context, st store.Store, key string) (*Sna
 		return nil, err
 	}
 	one := Repo{Members: inv.Members(), Tenant: s.r.Tenant, Catalogue: s.r.Catalogue, Trust: s.r.Trust}
-	return one.readManifest(ctx, inv, key, 0)
+	return one.readManifest(ctx, inv, key, 0, nil)
 }
 
 // putManifest puts a manifest on every store that has its shards, and counts

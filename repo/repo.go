@@ -5,9 +5,11 @@ package repo
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -222,12 +224,13 @@ func isManifest(key string) bool {
 }
 
 // readManifests reads every copy of every manifest: copies that differ must be
-// noticed, not chosen from.
+// noticed, not chosen from. Those that are equal are verified once.
 func (r *Repo) readManifests(ctx context.Context, l *Listing) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	limit := make(chan struct{}, 8)
 	found := map[[32]byte]*Snapshot{}
+	known := &parsed{all: map[[sha256.Size]byte]*parsing{}}
 	for key, at := range l.inventory.Keys() {
 		if !isManifest(key) {
 			continue
@@ -236,7 +239,7 @@ func (r *Repo) readManifests(ctx context.Context, l *Listing) {
 			wg.Go(func() {
 				limit <- struct{}{}
 				defer func() { <-limit }()
-				s, err := r.readManifest(ctx, l.inventory, key, m)
+				s, err := r.readManifest(ctx, l.inventory, key, m, known)
 				mu.Lock()
 				defer mu.Unlock()
 				name := r.Members[m].Name
@@ -260,7 +263,41 @@ func (r *Repo) readManifests(ctx context.Context, l *Listing) {
 	}
 }
 
-func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key string, member int) (*Snapshot, error) {
+// parsed are the manifests of a listing, by the hash of their keys and bytes.
+type parsed struct {
+	mu  sync.Mutex
+	all map[[sha256.Size]byte]*parsing // guarded by mu
+}
+
+// parsing is what one of them was found to be.
+type parsing struct {
+	once sync.Once
+	s    *Snapshot
+	err  error
+}
+
+// parse is that of r; bytes that it has seen under that key it does not verify
+// again.
+func (p *parsed) parse(r *Repo, key string, raw []byte) (*Snapshot, error) {
+	if p == nil {
+		return r.parse(key, raw)
+	}
+	h := sha256.New()
+	io.WriteString(h, key+"\n") // which has none
+	h.Write(raw)
+	id := [sha256.Size]byte(h.Sum(nil))
+	p.mu.Lock()
+	one := p.all[id]
+	if one == nil {
+		one = &parsing{}
+		p.all[id] = one
+	}
+	p.mu.Unlock()
+	one.once.Do(func() { one.s, one.err = r.parse(key, raw) })
+	return one.s, one.err
+}
+
+func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key string, member int, known *parsed) (*Snapshot, error) {
 	size := inv.Size(key, member)
 	if size < 0 || size > maxClear+maxPart1+maxPart2 {
 		return nil, fmt.Errorf("%w: %d bytes", ErrIntegrity, size)
@@ -269,7 +306,7 @@ func (r *Repo) readManifest(ctx context.Context, inv *spread.Inventory, key stri
 	if err != nil {
 		return nil, err
 	}
-	return r.parse(key, raw)
+	return known.parse(r, key, raw)
 }
 
 // parse verifies a manifest found under key.

@@ -171,7 +171,7 @@ func (r *Repo) readTombstones(ctx context.Context, l *Listing) {
 		}
 		for _, m := range at {
 			name := r.Members[m].Name
-			t, err := r.readTombstone(ctx, l, key, m)
+			t, err := r.readTombstone(ctx, l, key, m, found[key])
 			if err != nil {
 				l.Problems = append(l.Problems, Problem{Store: name, Object: key, Err: err, Text: fmt.Sprintf("store %q: tombstone %s: %v", name, key, err)})
 				continue
@@ -191,7 +191,9 @@ func (r *Repo) readTombstones(ctx context.Context, l *Listing) {
 	})
 }
 
-func (r *Repo) readTombstone(ctx context.Context, l *Listing, key string, m int) (*StandingTombstone, error) {
+// readTombstone reads one, and verifies it unless it is equal to known, which
+// was.
+func (r *Repo) readTombstone(ctx context.Context, l *Listing, key string, m int, known *StandingTombstone) (*StandingTombstone, error) {
 	size := l.inventory.Size(key, m)
 	if size < 0 || size > maxTomb {
 		return nil, fmt.Errorf("%w: %d bytes", ErrIntegrity, size)
@@ -199,6 +201,9 @@ func (r *Repo) readTombstone(ctx context.Context, l *Listing, key string, m int)
 	raw, err := readObject(ctx, r.Members[m].Store, key, size)
 	if err != nil {
 		return nil, err
+	}
+	if known != nil && bytes.Equal(raw, known.Raw) {
+		return known, nil
 	}
 	return ParseTombstone(key, raw, r.Tenant, r.Trust)
 }

@@ -484,13 +484,13 @@ func (s *sim) expireCalm(n *simTenant) {
 // Tenants share stores for half a year, or for five: weekly backups and
 // expiries, compactions, holds, repairs, stores that are away, lie, are replaced
 // or drained, and calls that go wrong. After each step the model is asked.
-// A seed of 26 weeks takes some ten seconds, so the short tier has five.
+// A seed of 26 weeks takes some five seconds.
 func TestSimulation(t *testing.T) {
 	weeks := 26
 	if storetest.Full() {
 		weeks = 260
 	}
-	storetest.CountRuns(t, fmt.Sprintf("simulation of %d weeks, 8 tenants", weeks)).Seeds(5, 500, func(t *testing.T, seed uint64) {
+	storetest.CountRuns(t, fmt.Sprintf("simulation of %d weeks, 8 tenants", weeks)).Seeds(20, 500, func(t *testing.T, seed uint64) {
 		s := newSim(t, seed, 8, 3+int(seed%2))
 		for range weeks {
 			s.week()

@@ -30,8 +30,21 @@ type Writer struct {
 	entries []Entry
 }
 
-// NewWriter returns an empty Writer. It holds MaxPlain bytes.
-func NewWriter() *Writer { return &Writer{buf: make([]byte, 0, MaxPlain)} }
+// NewWriter returns an empty Writer. It comes to hold MaxPlain bytes, but for
+// small packs.
+func NewWriter() *Writer { return &Writer{} }
+
+// room makes room for n bytes in all.
+func (w *Writer) room(n int) {
+	if n <= cap(w.buf) {
+		return
+	}
+	size := 2 * n
+	if size > MaxPlain/8 {
+		size = MaxPlain // once and for all
+	}
+	w.buf = append(make([]byte, 0, size), w.buf...)
+}
 
 // Fits reports whether a block of that stored length still fits.
 func (w *Writer) Fits(stored int) bool {
@@ -53,6 +66,7 @@ func (w *Writer) Add(block uint32, stored []byte, raw int, codec Codec) {
 		panic("internal error: block does not fit its pack")
 	}
 	w.entries = append(w.entries, Entry{Index: block, Offset: uint32(len(w.buf)), Stored: uint32(len(stored)), Raw: uint32(raw), Codec: codec})
+	w.room(len(w.buf) + len(stored))
 	w.buf = append(w.buf, stored...)
 }
 
@@ -62,6 +76,7 @@ func (w *Writer) Finish() []byte {
 	blocks := len(w.buf)
 	tail := len(w.entries)*EntryLen + footerLen
 	total := int(min(seal.PaddedLen(int64(blocks+tail)), MaxPlain))
+	w.room(total)
 	w.buf = w.buf[:total]
 	clear(w.buf[blocks:])
 	table := w.buf[total-tail : total-tail]
