@@ -207,12 +207,23 @@ func (s *Store) fill(ctx context.Context, f *os.File, body []byte) error {
 // publish gives a file its name unless that name is taken, in which case it
 // returns fs.ErrExist.
 func publish(root *os.Root, from, to string) error {
-	err := root.Link(from, to)
+	err := link(root, from, to)
 	// vfat, exfat and some FUSE file systems have no hard links.
 	if !isErrno(err, syscall.EPERM, syscall.ENOTSUP, syscall.ENOSYS, syscall.EMLINK) {
 		return err
 	}
 	return renameNoReplace(root, from, to)
+}
+
+// link goes on where a signal interrupted it, as it may on NFS and FUSE: the
+// other methods of os.Root do so by themselves. One that was done before the
+// signal makes the next one say fs.ErrExist, which Put looks into.
+func link(root *os.Root, from, to string) error {
+	for {
+		if err := root.Link(from, to); !isErrno(err, syscall.EINTR) {
+			return err
+		}
+	}
 }
 
 func renameNoReplace(root *os.Root, from, to string) error {
