@@ -286,21 +286,19 @@ func (s *Saver) publish(ctx context.Context, m *signed, c Catalogue) (*Saved, er
 	if err != nil {
 		return nil, err
 	}
-	if err := writeHead(s.c.Dir, m); err != nil {
-		return nil, err
-	}
 	saved := &Saved{ID: fmt.Sprintf("%x", m.hash[:5]), Generation: m.Generation, Epoch: m.Epoch, Sequence: m.Sequence,
 		Catalogue: c, Stores: done, Of: len(s.r.Members), Failures: s.set.Failures(), Unlocked: s.unlocked}
+	if err := writeHead(s.c.Dir, m); err != nil {
+		return nil, fmt.Errorf("snapshot %s is committed, but the box could not note it: %w", saved.ID, err)
+	}
 	if done < s.geometry.K {
 		return nil, fmt.Errorf("%w: the manifest is on %d stores, needs %d; it is kept and the next run finishes it", ErrIncomplete, done, s.geometry.K)
 	}
 	if done == len(s.r.Members) {
-		if err := s.c.Spool.Remove(key); err != nil {
-			return nil, err
-		}
+		err = s.c.Spool.Remove(key)
 	}
-	if err := removeJournal(s.c.Dir); err != nil {
-		return nil, err
+	if err = errors.Join(err, removeJournal(s.c.Dir)); err != nil {
+		return nil, fmt.Errorf("snapshot %s is committed, but not all is done on the box: %w", saved.ID, err)
 	}
 	dropOtherMaps(s.c.Dir, mapName(m.hash))
 	return saved, nil
