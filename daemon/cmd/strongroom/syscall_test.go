@@ -364,3 +364,49 @@ func TestTracerCountsWhatStraceSees(t *testing.T) {
 		}
 	}
 }
+
+// An error or a short write at any of those calls: the run says what it could
+// not do and nothing is listed that was not told of, or it ends well; and the
+// same run again converges. EINTR is no error to anybody. A short write is
+// what a full disk begins with: "full" makes a write short and lets no other
+// one to that file through.
+func TestErrorAtAnyDurableCall(t *testing.T) {
+	all, total := strikes(t)
+	faults, hit := []string{"EIO", "ENOSPC", "EINTR", "short", "full"}, map[string]int{}
+	ends := map[int]int{}
+	storetest.CountRuns(t, "EIO, ENOSPC, EINTR, short write at the same points").Seeds(100, 3*total, func(t *testing.T, seed uint64) {
+		// Each point meets three of the faults, its neighbours other ones.
+		fault := faults[(seed+seed/uint64(total))%uint64(len(faults))]
+		s, nth := point(all, total, seed)
+		h := s.start.fork(t)
+		o, calls := s.traced(h, fault, nth)
+		at := slices.IndexFunc(calls, func(c string) bool { return strings.HasSuffix(c, " !") })
+		when := fmt.Sprintf("%s, %s at call %d of %d, no such call", s.name, fault, nth, len(s.calls))
+		if at >= 0 {
+			hit[fault]++
+			when = fmt.Sprintf("%s, %s at call %d of %d, %s (it ended with %d)", s.name, fault, nth, len(s.calls), calls[at], o.code)
+		}
+		ends[o.code]++
+		if err := keepsPromises("strongroom", s.args, o.code, o.stdout, o.stderr); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		must := s.keeps
+		if (o.code == 0 || o.code == 3) && s.label != "" {
+			must = append(slices.Clone(must), s.label)
+		}
+		for _, l := range h.mustHold(when, must...) {
+			told := o.code == 0 || o.code == 3 || strings.Contains(o.stderr, " is committed") || strings.Contains(o.stderr, "the next run finishes it")
+			if l.Catalogue.Label == s.label && !told {
+				t.Errorf("%s: it failed and the snapshot is listed, %s\n%s", when, l.State, o.stderr)
+			}
+		}
+		if (fault == "EINTR" || fault == "short") && o.code != 0 {
+			t.Errorf("%s: %s", when, o.stderr)
+		}
+		s.converges(h, when)
+	})
+	t.Logf("%d points; made were %v; the runs ended with %v", total, hit, ends)
+	if len(hit) == 0 {
+		t.Error("no call met an error")
+	}
+}
