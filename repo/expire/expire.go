@@ -89,6 +89,8 @@ type Plan struct {
 	Burials   []Burial
 	Carries   []Carry
 	Deletions []Deletion
+	// Later says what Do left because a lock kept it that the plan did not know of.
+	Later []string
 
 	c     Config
 	l     *repo.Listing

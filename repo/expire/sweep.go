@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"strongroom/repo"
 	"strongroom/repo/spread"
+	"strongroom/repo/store"
 )
 
 // A Deleter is what may delete from a store. The credential that writes must
@@ -80,23 +82,26 @@ func (p *Plan) sweep(ctx context.Context, now time.Time) error {
 			p.Deletions = append(p.Deletions, spooled)
 		}
 		for _, d := range left {
-			p.admit(t.Epoch, d, room)
+			p.admit(ctx, t.Epoch, d, room, now)
 		}
 	}
 	return nil
 }
 
 // admit puts as much of a deletion into the plan as this run may do.
-func (p *Plan) admit(epoch uint32, d Deletion, room []int) {
+func (p *Plan) admit(ctx context.Context, epoch uint32, d Deletion, room []int, now time.Time) {
 	if d.member >= len(p.c.Deleters) || p.c.Deleters[d.member] == nil {
 		p.Waiting = append(p.Waiting, fmt.Sprintf("generation %d, %d objects on %s: there is no credential that may delete", epoch, len(d.keys), d.Store))
 		return
 	}
-	n := min(len(d.keys), room[d.member])
+	all := len(d.keys)
+	free, until := p.unlocked(ctx, d, min(all, room[d.member]), now)
+	d.keys, d.Left = free, all-len(free)
+	n := len(free)
 	room[d.member] -= n
-	d.Left = len(d.keys) - n
-	d.keys = d.keys[:n]
-	if d.Left > 0 {
+	if !until.IsZero() {
+		p.Waiting = append(p.Waiting, fmt.Sprintf("generation %d, objects on %s: they are locked, until %s the longest that was asked for", epoch, d.Store, until.UTC().Format(time.RFC3339)))
+	} else if d.Left > 0 {
 		p.Waiting = append(p.Waiting, fmt.Sprintf("generation %d, %d objects on %s: a run deletes at most %d %% of a store", epoch, d.Left, d.Store, int(MaxShare*100)))
 	}
 	d.Objects, d.Bytes = n, 0
@@ -106,6 +111,50 @@ func (p *Plan) admit(epoch uint32, d Deletion, room []int) {
 	if n > 0 {
 		p.Deletions = append(p.Deletions, d)
 	}
+}
+
+// lockAsks is how many objects are asked about at once.
+const lockAsks = 16
+
+// unlocked returns the first most objects of a deletion that no lock keeps, and
+// when the last lock ends that was found on the way; zero: there was none.
+// Where the first ones are all locked so are the others: what a generation has
+// is locked together. Manifests stay as long as anything else is left there.
+func (p *Plan) unlocked(ctx context.Context, d Deletion, most int, now time.Time) (free []string, until time.Time) {
+	l, ok := p.c.Repo.Members[d.member].Store.(store.Locker)
+	if !ok {
+		return d.keys[:most], until
+	}
+	for rest := d.keys; len(rest) > 0 && len(free) < most; {
+		some := rest[:min(lockAsks, len(rest), most-len(free))]
+		rest = rest[len(some):]
+		kept := make([]time.Time, len(some))
+		var wg sync.WaitGroup
+		for i, key := range some {
+			wg.Go(func() {
+				// One that cannot be asked about is tried: its lock, if there is one,
+				// keeps it then.
+				if r, err := l.Retained(ctx, key); err == nil && r.Until.After(now) {
+					kept[i] = r.Until
+				}
+			})
+		}
+		wg.Wait()
+		for i, key := range some {
+			switch {
+			case !kept[i].IsZero():
+				if kept[i].After(until) {
+					until = kept[i]
+				}
+			case until.IsZero() || !strings.Contains(key, "/m-"):
+				free = append(free, key)
+			}
+		}
+		if len(free) == 0 {
+			break
+		}
+	}
+	return free, until
 }
 
 // room is how many objects each store may lose now.
@@ -234,7 +283,9 @@ func (p *Plan) clean(ctx context.Context) error {
 			errs = append(errs, cmp.Or(err, errors.New("a reader has come: the rest is for the next run")))
 			break
 		}
-		if err := p.delete(ctx, d); err != nil {
+		if err := p.delete(ctx, d); errors.Is(err, store.ErrLocked) {
+			p.Later = append(p.Later, fmt.Sprintf("store %q: %v", d.Store, err))
+		} else if err != nil {
 			errs = append(errs, fmt.Errorf("store %q: %w", d.Store, err))
 		}
 		if ctx.Err() != nil {
@@ -244,7 +295,11 @@ func (p *Plan) clean(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// delete deletes what it can. A lock that keeps an object is no failure, and
+// the rest goes: what was locked goes when that is over.
 func (p *Plan) delete(ctx context.Context, d Deletion) error {
+	var locked error
+	kept := map[string]bool{}
 	for _, key := range d.keys {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -255,7 +310,9 @@ func (p *Plan) delete(ctx context.Context, d Deletion) error {
 		} else {
 			err = p.c.Deleters[d.member].Delete(ctx, key)
 		}
-		if err != nil {
+		if errors.Is(err, store.ErrLocked) {
+			locked, kept[key] = err, true
+		} else if err != nil {
 			return err
 		}
 	}
@@ -270,14 +327,14 @@ func (p *Plan) delete(ctx context.Context, d Deletion) error {
 	}
 	still := 0
 	for _, key := range d.keys {
-		if len(inv.Keys()[key]) > 0 {
+		if len(inv.Keys()[key]) > 0 && !kept[key] {
 			still++
 		}
 	}
 	if still > 0 {
 		return fmt.Errorf("%d of %d objects that it says it deleted are still listed", still, len(d.keys))
 	}
-	return nil
+	return locked
 }
 
 func sum(b []byte) [32]byte { return sha256.Sum256(b) }

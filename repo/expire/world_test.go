@@ -70,6 +70,7 @@ type world struct {
 	per    int
 	saved  map[string][]byte // what each snapshot holds, by its id
 	spool  *repo.Spool
+	guard  map[int]Deleter // instead of those of del
 }
 
 // deleter goes wrong as told.
@@ -201,7 +202,11 @@ func (w *world) weeks(n int) {
 func (w *world) config() Config {
 	c := Config{Repo: w.r, Dataset: dataset, Dir: w.state(), Spool: w.spool, Policy: w.policy, Grace: w.grace, Holds: w.holds, Verdict: Listed,
 		Signer: w.signer, Incarnation: 1, Now: func() time.Time { return w.clock }}
-	for _, d := range w.del {
+	for i, d := range w.del {
+		if g := w.guard[i]; g != nil {
+			c.Deleters = append(c.Deleters, g)
+			continue
+		}
 		c.Deleters = append(c.Deleters, d)
 	}
 	return c
