@@ -124,6 +124,7 @@ var table = []struct {
 	{loader.ErrTarget, Usage},
 	{store.ErrReadOnly, Refused},
 	{store.ErrFull, Refused},
+	{store.ErrLocked, Incomplete},
 	{store.ErrDenied, Refused},
 	{store.ErrUnavailable, TryLater},
 }

@@ -79,6 +79,14 @@ type Store struct {
 	// to. Without them expired generations get tombstones and stay.
 	DeleteAccessKeyFile string `toml:"delete_access_key_file"`
 	DeleteSecretKeyFile string `toml:"delete_secret_key_file"`
+	// Lock is "governance" or "compliance" where the bucket has versions and an
+	// object lock, and what snapshots need shall be kept from deletion, for as
+	// long as the tenant's level says; "" where not.
+	Lock string `toml:"lock"`
+	// Credentials that set locks and need no other right; without them those
+	// above do, and whoever took them could lock, too.
+	ExtendAccessKeyFile string `toml:"extend_access_key_file"`
+	ExtendSecretKeyFile string `toml:"extend_secret_key_file"`
 	// Read-only credentials for the kits; they are sealed to the recovery key.
 	RecoveryAccessKeyFile string `toml:"recovery_access_key_file"`
 	RecoverySecretKeyFile string `toml:"recovery_secret_key_file"`
@@ -273,7 +281,8 @@ var known = map[string][]string{
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
 	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "bandwidth", "window", "quota", "delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
+		"ca_file", "patience", "bandwidth", "window", "quota", "lock", "extend_access_key_file", "extend_secret_key_file",
+		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
 		"compression", "base_cache", "spool", "keep", "before", "after", "hook_timeout"},
@@ -398,7 +407,7 @@ func (s Store) check() error {
 		if !filepath.IsAbs(s.Path) {
 			return bad("path", "path %q is not an absolute path", s.Path)
 		}
-		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile+s.DeleteAccessKeyFile+s.DeleteSecretKeyFile != "" || s.Patience != (Duration{}) {
+		if s.Endpoint+s.Bucket+s.AccessKeyFile+s.SecretKeyFile+s.Region+s.Prefix+s.Style+s.CAFile+s.RecoveryAccessKeyFile+s.RecoverySecretKeyFile+s.DeleteAccessKeyFile+s.DeleteSecretKeyFile+s.Lock+s.ExtendAccessKeyFile+s.ExtendSecretKeyFile != "" || s.Patience != (Duration{}) {
 			return bad("", "a dir store has a path, perhaps a bandwidth and a window, and nothing else")
 		}
 	case "s3":
@@ -436,6 +445,12 @@ func (s Store) checkS3() error {
 		return bad("path", "an s3 store has no path")
 	case !slices.Contains([]string{"", "path", "virtual"}, s.Style):
 		return bad("style", "style %q is not \"path\" or \"virtual\"", s.Style)
+	case !slices.Contains([]string{"", "governance", "compliance"}, s.Lock):
+		return bad("lock", "lock %q is not \"governance\" or \"compliance\"", s.Lock)
+	case (s.ExtendAccessKeyFile == "") != (s.ExtendSecretKeyFile == ""):
+		return bad("", "extend_access_key_file and extend_secret_key_file go together")
+	case s.ExtendAccessKeyFile != "" && s.Lock == "":
+		return bad("extend_access_key_file", "extend_access_key_file without lock")
 	case (s.DeleteAccessKeyFile == "") != (s.DeleteSecretKeyFile == ""):
 		return bad("", "delete_access_key_file and delete_secret_key_file go together")
 	case (s.RecoveryAccessKeyFile == "") != (s.RecoverySecretKeyFile == ""):

@@ -33,6 +33,13 @@ type Spec struct {
 	// store's default.
 	Patience time.Duration
 
+	// Lock says how an S3 store locks objects, "": not at all. The credentials
+	// that extend locks may be missing, and so may those that delete, with which a
+	// lock is only probed. No text carries any of it.
+	Lock                                     store.LockMode
+	ExtendAccessKeyFile, ExtendSecretKeyFile string
+	DeleteAccessKeyFile, DeleteSecretKeyFile string
+
 	// Pace bounds what is written to the store; no text carries it.
 	Pace *store.Pace
 	// Window is when the store is written to; no text carries it either.
@@ -139,19 +146,45 @@ func (s Spec) Open(access *Access) (store.Store, error) {
 	if !ok {
 		return nil, fmt.Errorf("store %q: style %q is not path or virtual", s.Endpoint, s.Style)
 	}
-	return s3.Open(s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
-		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience, Pace: s.Pace, Window: s.Window})
+	c := s3.Config{Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: s.Prefix, Region: s.Region, Style: style,
+		CAFile: s.CAFile, AccessKey: access.ID, SecretKey: access.Secret, RetryBudget: s.Patience, Pace: s.Pace, Window: s.Window}
+	if s.Lock == "" {
+		return s3.Open(c)
+	}
+	l := s3.LockConfig{Mode: s.Lock}
+	if s.ExtendAccessKeyFile != "" {
+		a, err := readAccess(s.ExtendAccessKeyFile, s.ExtendSecretKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		l.ExtendAccessKey, l.ExtendSecretKey = a.ID, a.Secret
+	}
+	if s.DeleteAccessKeyFile != "" {
+		a, err := readAccess(s.DeleteAccessKeyFile, s.DeleteSecretKeyFile)
+		if err != nil {
+			return nil, err
+		}
+		l.DeleteAccessKey, l.DeleteSecretKey = a.ID, a.Secret
+	}
+	return s3.OpenLocking(c, l)
 }
+
+// AccessID is the public half of credentials in two files.
+func AccessID(idFile string) (string, error) { return readLine(idFile) }
 
 func (s Spec) readAccess() (Access, error) {
 	if s.AccessKeyFile == "" || s.SecretKeyFile == "" {
 		return Access{}, fmt.Errorf("store %s/%s: no credentials: give access_key_file and secret_key_file", s.Endpoint, s.Bucket)
 	}
-	id, err := readLine(s.AccessKeyFile)
+	return readAccess(s.AccessKeyFile, s.SecretKeyFile)
+}
+
+func readAccess(idFile, secretFile string) (Access, error) {
+	id, err := readLine(idFile)
 	if err != nil {
 		return Access{}, err
 	}
-	secret, err := readLine(s.SecretKeyFile)
+	secret, err := readLine(secretFile)
 	return Access{ID: id, Secret: s3.NewSecret(secret)}, err
 }
 
