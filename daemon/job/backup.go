@@ -48,13 +48,14 @@ type BackupResult struct {
 	Stores      int            `json:"stores"`
 	Of          int            `json:"of"`
 	Failures    []string       `json:"failures,omitempty"`
+	Unlocked    []string       `json:"unlocked,omitempty"` // stores that did not lock it, and why
 	Recoverable bool           `json:"recoverable"`
 	Missing     []string       `json:"missing,omitempty"` // until the tenant is recoverable
 }
 
 // Complete reports whether nothing is left to worry about.
 func (r *BackupResult) Complete() bool {
-	return r.Stores == r.Of && !r.Catalogue.Partial
+	return r.Stores == r.Of && len(r.Unlocked) == 0 && !r.Catalogue.Partial
 }
 
 // Backup takes one snapshot of a dataset.
@@ -62,6 +63,7 @@ func (s *Site) Backup(ctx context.Context, tenant, dataset string, o BackupOptio
 	if len(s.Config.Stores) == 1 {
 		s.Log("with one store nothing survives its loss: add a second and a third one")
 	}
+	s.warnOfRoles()
 	r, err := s.backup(ctx, tenant, dataset, o)
 	if boxFull(err) {
 		// Full stores do not fail a backup. What was confirmed so far is kept.
@@ -154,7 +156,11 @@ func result(t box.Tenant, d config.Dataset, saved *repo.Saved) *BackupResult {
 	for _, err := range saved.Failures {
 		r.Failures = append(r.Failures, err.Error())
 	}
+	for _, err := range saved.Unlocked {
+		r.Unlocked = append(r.Unlocked, err.Error())
+	}
 	slices.Sort(r.Failures)
+	slices.Sort(r.Unlocked)
 	return r
 }
 
@@ -203,7 +209,7 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset, fresh 
 	}
 	return r.Begin(ctx, repo.SaveConfig{Dataset: repo.ID(id), Dir: dir, Spool: spool, Keys: boxKeys{s.Box, t}, Signer: signer{s.Box.Signer()},
 		TenantKey: [32]byte(t.Key.Fingerprint), Incarnation: o.Incarnation, PerGeneration: PerGeneration(string(t.Level)), Fresh: fresh,
-		BaseCache: cache, Level: level, Now: time.Now, Log: s.Log})
+		Locks: s.keeper(t, members, time.Now), BaseCache: cache, Level: level, Now: time.Now, Log: s.Log})
 }
 
 // stream feeds every stream of a snapshot to the saver.

@@ -42,6 +42,9 @@ type CheckResult struct {
 	Away      int      `json:"away"`     // packs that cannot be read until a store is back
 	Gone      int      `json:"gone"`     // snapshots that this box committed last and no store has
 	Margin    int      `json:"margin"`   // how many stores may be lost before a snapshot is, the worst one
+
+	Locks     []TenantStoreLocks `json:"locks"`     // how what is needed is locked, on stores that lock
+	Immutable []StoreImmutable   `json:"immutable"` // what the last probe of each such store found
 }
 
 // Check compares what the stores hold with the manifests. It needs no
@@ -50,7 +53,10 @@ func (s *Site) Check(ctx context.Context, o CheckOptions) (*CheckResult, error) 
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0)}
+	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0), Locks: []TenantStoreLocks{}, Immutable: []StoreImmutable{}}
+	if err := s.checkImmutable(o.Now(), r); err != nil {
+		return nil, err
+	}
 	for _, c := range s.Config.Tenants {
 		if err := s.checkTenant(ctx, c.Name, o, r); err != nil {
 			return nil, err
@@ -84,6 +90,9 @@ func (s *Site) checkTenant(ctx context.Context, tenant string, o CheckOptions, r
 		return err
 	}
 	s.spoil(t, l) // what was found bad just now bears nothing
+	if err := s.checkLocks(ctx, t, l, o, r); err != nil {
+		return err
+	}
 	for _, snap := range l.Snapshots {
 		r.Margin = min(r.Margin, l.Margin(snap))
 	}

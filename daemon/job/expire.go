@@ -87,6 +87,9 @@ func (s *Site) Expire(ctx context.Context, tenant, dataset string, o ExpireOptio
 		if err := p.Do(ctx); err != nil {
 			return err
 		}
+		for _, text := range p.Later {
+			s.Log("waiting: %s", text)
+		}
 		if err := s.dropKeys(t, id, p.Gone()); err != nil {
 			return err
 		}

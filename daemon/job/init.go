@@ -70,6 +70,9 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 	if err := s.markStores(ctx, fresh, r); err != nil {
 		return nil, err
 	}
+	for _, name := range r.Stores {
+		probeNewLock(ctx, c, name, o.Now, log)
+	}
 	if err := s.recoveryKeys(o, r); err != nil {
 		return nil, err
 	}

@@ -100,6 +100,9 @@ func (s *Site) repairTenant(ctx context.Context, tenant string, members []spread
 			return err
 		}
 		got, err := r.Repair(ctx, c)
+		if err == nil && !o.DryRun {
+			err = s.lockRepaired(ctx, t, r, d, o.Now, got)
+		}
 		if got != nil {
 			add(sum, got)
 		}
@@ -191,7 +194,11 @@ func (s *Site) prepare(ctx context.Context, f freshStore) error {
 			return fmt.Errorf("store %q: %w", f.name, err)
 		}
 	}
-	return s.markStores(ctx, []freshStore{f}, &InitResult{})
+	if err := s.markStores(ctx, []freshStore{f}, &InitResult{}); err != nil {
+		return err
+	}
+	probeNewLock(ctx, s.Config, f.name, time.Now(), s.Log)
+	return nil
 }
 
 // DrainStore puts what a store has on the others, so that it may be taken away.

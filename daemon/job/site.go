@@ -88,7 +88,7 @@ func SpecOf(s config.Store) spec.Spec {
 	window, _ := store.ParseWindow(s.Window) // which was checked, or is empty
 	return spec.Spec{Kind: s.Kind, Path: s.Path, Endpoint: s.Endpoint, Bucket: s.Bucket, Prefix: prefix, Region: s.Region,
 		Style: s.Style, CAFile: s.CAFile, AccessKeyFile: s.AccessKeyFile, SecretKeyFile: s.SecretKeyFile,
-		Patience: s.Patience.Duration, Pace: pace, Window: window}
+		Patience: s.Patience.Duration, Pace: pace, Window: window, Lock: store.LockMode(s.Lock), ExtendAccessKeyFile: s.ExtendAccessKeyFile, ExtendSecretKeyFile: s.ExtendSecretKeyFile}
 }
 
 // markerKey is an object that says whose store it is: the empty mount point of

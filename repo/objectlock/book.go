@@ -59,6 +59,12 @@ func (b *Book) set(store, key string, until time.Time) {
 	b.m[recordOf(store, key)] = s
 }
 
+func (b *Book) forget(store, key string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.m, recordOf(store, key))
+}
+
 // Format returns the book as a file, without the locks that are over.
 func (b *Book) Format(now time.Time) []byte {
 	b.mu.Lock()

@@ -16,14 +16,16 @@ import (
 	"strongroom/repo/store"
 )
 
+// Alarm is the share of the window, in hundredths, below which nobody has
+// extended locks for weeks.
+const Alarm = 40
+
 const (
 	// enough is the share of the window, in hundredths, that is left to an object
 	// which is not locked anew: a snapshot a day would otherwise lock every object
 	// of its generation every day. A run a week finds all of a window of 35 days
 	// below it, and of one of 90 days every other week.
 	enough = 90
-	// alarm is the share below which something has been wrong for weeks.
-	alarm = 40
 	// parallel is how many requests are on their way to one store: they are
 	// small, and each waits for its answer.
 	parallel = 16
@@ -45,7 +47,7 @@ type Config struct {
 	// Book has what is known of locks. Save, if not nil, is told when there is
 	// more to keep; what it cannot keep is asked again.
 	Book *Book
-	Save func(*Book) error
+	Save func(*Book)
 	Now  func() time.Time
 }
 
@@ -112,6 +114,9 @@ func (k *Keeper) Unknown(objects []Object) []Object {
 	}
 	return out
 }
+
+// Forget makes an object one of which nothing is known.
+func (k *Keeper) Forget(store, key string) { k.c.Book.forget(store, key) }
 
 // A Result is how a run over objects ended.
 type Result struct {
@@ -236,7 +241,7 @@ func (s State) Alarm() bool { return s.Short > 0 }
 // States sums up what is known of objects, by member.
 func (k *Keeper) States(objects []Object) []State {
 	now := k.c.Now()
-	limit := now.Add(k.c.Window / 100 * alarm)
+	limit := now.Add(k.c.Window / 100 * Alarm)
 	by := map[int]*State{}
 	for _, o := range k.on(objects) {
 		s := by[o.Member]

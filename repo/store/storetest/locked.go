@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"os/exec"
 	"testing"
+	"time"
 
 	"github.com/minio/minio-go/v7"
 
@@ -69,4 +70,15 @@ func (b *LockedBucket) Lock(mode store.LockMode) s3.LockConfig {
 func (u User) As(c s3.Config) s3.Config {
 	c.AccessKey, c.SecretKey = u.AccessKey, u.SecretKey
 	return c
+}
+
+// Unlock all but takes the lock of an object off, as only the owner of the
+// bucket can, and only in governance mode: it ends a second from now.
+func (b *LockedBucket) Unlock(t testing.TB, key string) {
+	t.Helper()
+	mode, until := minio.Governance, time.Now().Add(time.Second)
+	err := b.g.admin(t).PutObjectRetention(context.Background(), b.Name, key, minio.PutObjectRetentionOptions{Mode: &mode, RetainUntilDate: &until, GovernanceBypass: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
