@@ -147,7 +147,16 @@ func (u *UI) Done() {
 
 // Progress shows bytes done of total (0: unknown), with rate and time left.
 // It may be called as often as one likes.
-func (u *UI) Progress(done, total int64) {
+func (u *UI) Progress(done, total int64) { u.progress(done, total, "bytes", Bytes) }
+
+// CountProgress is Progress of things that are counted.
+func (u *UI) CountProgress(noun string) func(done, total int64) {
+	return func(done, total int64) {
+		u.progress(done, total, noun+"s", func(n int64) string { return Count(int(n), noun) })
+	}
+}
+
+func (u *UI) progress(done, total int64, unit string, show func(int64) string) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
@@ -171,12 +180,12 @@ func (u *UI) Progress(done, total int64) {
 		left = time.Duration(float64(total-done) / rate * float64(time.Second)).Round(time.Second)
 	}
 	if u.JSON {
-		u.emit("progress", map[string]any{"done": done, "total": total, "bytes_per_second": int64(rate), "seconds_left": int64(left.Seconds())})
+		u.emit("progress", map[string]any{"done": done, "total": total, unit + "_per_second": int64(rate), "seconds_left": int64(left.Seconds())})
 		return
 	}
-	text := fmt.Sprintf("%s, %s/s", Bytes(done), Bytes(int64(rate)))
+	text := fmt.Sprintf("%s, %s/s", show(done), show(int64(rate)))
 	if total > 0 {
-		text = fmt.Sprintf("%s of about %s, %s/s", Bytes(done), Bytes(max(total, done)), Bytes(int64(rate)))
+		text = fmt.Sprintf("%s of about %s, %s/s", show(done), show(max(total, done)), show(int64(rate)))
 	}
 	if left > 0 {
 		text += fmt.Sprintf(", %v left", left)

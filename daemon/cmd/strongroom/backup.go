@@ -233,6 +233,9 @@ func (a *app) printBackup(r *job.BackupResult, took time.Duration) error {
 	for _, s := range r.Failures {
 		fmt.Fprintf(&b, "warning: %s\n", rescue.OneLine(s))
 	}
+	for _, s := range r.Unlocked {
+		fmt.Fprintf(&b, "NOT LOCKED: %s; when that is mended: strongroom lock extend\n", rescue.OneLine(s))
+	}
 	if !r.Recoverable {
 		fmt.Fprintf(&b, "note: tenant %q is not yet recoverable without this box: %s\n", r.Tenant, strings.Join(r.Missing, "; "))
 	}
@@ -247,7 +250,7 @@ func (a *app) printBackup(r *job.BackupResult, took time.Duration) error {
 
 func incompleteBecause(r *job.BackupResult) string {
 	var why []string
-	if r.Stores < r.Of {
+	if r.Stores < r.Of || len(r.Unlocked) > 0 {
 		why = append(why, r.State)
 	}
 	if r.Catalogue.Partial {

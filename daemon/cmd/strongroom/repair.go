@@ -29,9 +29,9 @@ configuration. May be stopped at any moment and run again.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
-				o.Tenant, o.Dataset, _ = strings.Cut(args[0], "/")
-				if o.Tenant == "" || strings.ContainsAny(o.Dataset, "/@") || o.Dataset == "" && strings.HasSuffix(args[0], "/") {
-					return exit.With(exit.Usage, fmt.Errorf("%q is not TENANT or TENANT/DATASET", args[0]))
+				var err error
+				if o.Tenant, o.Dataset, err = tenantOrDataset(args[0]); err != nil {
+					return err
 				}
 			}
 			return a.repair(cmd, o, (*job.Site).Repair, "")
@@ -40,6 +40,15 @@ configuration. May be stopped at any moment and run again.`,
 	c.Flags().BoolVar(&o.ReadData, "read-data", false, "read every shard first, instead of believing the listings and the last check")
 	c.Flags().BoolVarP(&o.DryRun, "dry-run", "n", false, "write nothing, print what would be done")
 	return c
+}
+
+// tenantOrDataset reads TENANT or TENANT/DATASET.
+func tenantOrDataset(s string) (tenant, dataset string, err error) {
+	tenant, dataset, _ = strings.Cut(s, "/")
+	if tenant == "" || strings.ContainsAny(dataset, "/@") || dataset == "" && strings.HasSuffix(s, "/") {
+		err = exit.With(exit.Usage, fmt.Errorf("%q is not TENANT or TENANT/DATASET", s))
+	}
+	return tenant, dataset, err
 }
 
 // fillCommand is store add, or store replace.

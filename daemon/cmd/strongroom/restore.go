@@ -12,7 +12,6 @@ import (
 	"strongroom/custody/exit"
 	"strongroom/custody/rescue"
 	"strongroom/daemon/job"
-	"strongroom/repo/store"
 	"strongroom/source/loader"
 )
 
@@ -115,6 +114,12 @@ func (a *app) printCheck(r *job.CheckResult, o job.CheckOptions) error {
 	if r.Marked > 0 {
 		fmt.Fprintf(&b, "%s that a repair replaced wait to be deleted\n", rescue.Count(r.Marked, "object"))
 	}
+	for _, l := range r.Locks {
+		fmt.Fprintf(&b, "%s on %q: %s locked, the first until %s, %d %% of the window\n", l.Tenant, l.Store, rescue.Count(l.Objects, "object"), l.Until.Format("2006-01-02 15:04Z"), l.Percent)
+	}
+	for _, s := range r.Immutable {
+		fmt.Fprintf(&b, "store %q: %s\n", s.Store, rescue.OneLine(s.State))
+	}
 	if r.Snapshots > 0 {
 		fmt.Fprintf(&b, "margin: %s\n", marginText(r.Margin))
 	}
@@ -132,61 +137,4 @@ func (a *app) printCheck(r *job.CheckResult, o job.CheckOptions) error {
 		return exit.With(exit.Partial, fmt.Errorf("%s; every pack can still be read", rescue.Count(len(r.Problems), "problem")))
 	}
 	return nil
-}
-
-func (a *app) storeCommand() *cobra.Command {
-	c := &cobra.Command{Use: "store", Short: "Try stores, add, replace and empty them"}
-	c.AddCommand(a.fillCommand("add"), a.fillCommand("replace"), a.drainCommand(), a.usageCommand(), &cobra.Command{
-		Use:   "test [NAME]",
-		Short: "Try what the stores can do: list, write, read, refuse to overwrite",
-		Args:  cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := a.load()
-			if err != nil {
-				return err
-			}
-			if err := job.Distinct(cfg.Stores); err != nil {
-				return err
-			}
-			owner, err := job.OwnerOf(cfg, a.ui.Log)
-			if err != nil {
-				return err
-			}
-			failed, found, code := 0, false, exit.OK
-			for _, s := range cfg.Stores {
-				if len(args) == 1 && s.Name != args[0] {
-					continue
-				}
-				found = true
-				st, err := job.SpecOf(s).Open(nil)
-				var rep store.Report
-				if err == nil {
-					rep, err = st.(store.Prober).Probe(cmd.Context())
-				}
-				note, marked := "", false
-				if err == nil {
-					marked, note, err = owner.Of(cmd.Context(), st)
-				}
-				if err != nil {
-					failed, code = failed+1, exit.Of(err)
-					a.ui.Result(map[string]any{"store": s.Name, "ok": false, "error": err.Error()}, "store %q: FAILED: %s\n", s.Name, rescue.OneLine(err.Error()))
-					continue
-				}
-				if err := a.ui.Result(map[string]any{"store": s.Name, "ok": true, "create_only": rep.CreateOnly, "marked": marked},
-					"store %q: reachable, listable, writable, readable; refuses to overwrite: %s%s\n", s.Name, rep.CreateOnly, note); err != nil {
-					return err
-				}
-			}
-			if !found {
-				return exit.With(exit.Usage, fmt.Errorf("the configuration has no store %q", strings.Join(args, "")))
-			}
-			if failed == 1 {
-				return exit.With(code, errors.New("1 store failed"))
-			} else if failed > 0 {
-				return exit.With(exit.TryLater, fmt.Errorf("%s failed", rescue.Count(failed, "store")))
-			}
-			return nil
-		},
-	})
-	return c
 }
