@@ -34,6 +34,8 @@ type Config struct {
 	// Path is an existing directory. Symbolic links in it are followed when it
 	// is opened; below it none leads out.
 	Path string
+	// Root, if not nil, is that directory opened already; the store closes it.
+	Root *os.Root
 	// Now decides which leftovers of a crash are old; nil means time.Now.
 	Now func() time.Time
 	// Pace bounds what is written; nil: nothing does.
@@ -102,7 +104,10 @@ var kernel = ops{
 // Open opens the store at c.Path, which must exist: a store that is made on
 // the fly is how backups end up in the empty mount point of an absent disk.
 func Open(c Config) (*Store, error) {
-	root, err := os.OpenRoot(c.Path)
+	root, err := c.Root, error(nil)
+	if root == nil {
+		root, err = os.OpenRoot(c.Path)
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("open store %s: %w: no such directory; mount it, or create it with: mkdir %s",

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"strongroom/repo/store"
 )
 
@@ -89,6 +91,20 @@ func (s *Store) Stat(ctx context.Context, key string) (store.Info, error) {
 		return store.Info{}, fmt.Errorf("stat %s: %w", key, s.absent(err))
 	}
 	return store.Info{Key: key, Size: info.Size()}, nil
+}
+
+// DropCache makes the next reading of an object come from the disk: of pages
+// that are synced the kernel forgets its copy.
+func (s *Store) DropCache(key string) error {
+	f, _, err := s.openRegular(key)
+	if err != nil {
+		return fmt.Errorf("drop cache of %s: %w", key, err)
+	}
+	defer f.Close()
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("drop cache of %s: %w", key, classify(err))
+	}
+	return nil
 }
 
 // openRegular opens the file of one object. It must be a plain file under its
