@@ -22,7 +22,7 @@ var allowed = map[string][]string{
 	"repo/store/dir":       {"repo/store"},
 	"repo/store/s3":        {"repo/store"},
 	"repo/store/media/iso": {},
-	"repo/store/spec":      {"repo/store", "repo/store/dir", "repo/store/s3"},
+	"repo/store/spec":      {"repo/store", "repo/store/dir", "repo/store/s3", "repo/store/media"},
 	"repo/store/storetest": {"repo/store", "repo/store/s3"},
 	"repo/pack":            {"repo/seal"},
 	"repo/spread":          {"erasure", "repo/store"}, // never seal: repair needs no keys
@@ -55,6 +55,9 @@ var allowed = map[string][]string{
 
 	// It is root, and is nothing else.
 	"custody/cmd/strongroom-mountd": {"custody/media/mount"},
+	"repo/store/media":              {"repo/store", "repo/store/dir", "repo/store/media/..."},
+	"repo/store/media/mount":        {},
+	"repo/store/media/parity":       {"erasure"}, // the same code within a medium
 
 	"daemon/config":         {},
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},

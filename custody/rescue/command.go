@@ -45,9 +45,9 @@ The safe way, in three steps, so that shares never meet a network:
   3. here:        recover --kit KIT --store S… DATASET --release REL --key REQ.key --to TARGET
 
 When offline media are the stores, one machine without network does it all:
-                  recover --kit KIT --share-file F… --store /media/disk DATASET --to TARGET
+                  recover --kit KIT --share-file F… --store media:/media/disk DATASET --to TARGET
 
-A store is /path, dir:/path, or s3:https://host/bucket?region=R&access_key_file=F&secret_key_file=F.
+A store is /path, dir:/path, media:/path (an offline medium), or s3:https://host/bucket?region=R&access_key_file=F&secret_key_file=F.
 Without --store those of the kit are used.`,
 		Args: func(c *cobra.Command, args []string) error {
 			return exit.With(exit.Usage, cobra.MaximumNArgs(1)(c, args))

@@ -2,12 +2,15 @@
 // command line carry it.
 //
 //	/path or dir:/path
+//	media:/path
 //	s3:https://host[:port]/bucket[/prefix]?region=R&style=path|virtual&ca_file=F&access_key_file=F&secret_key_file=F&patience=30s
 //
-// A specification holds no secret, only the names of files that do.
+// A specification holds no secret, only the names of files that do. media is an
+// offline medium, read with what it has to repair itself and never written to.
 package spec
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -18,13 +21,14 @@ import (
 
 	"strongroom/repo/store"
 	"strongroom/repo/store/dir"
+	"strongroom/repo/store/media"
 	"strongroom/repo/store/s3"
 )
 
 // Spec says where a store is.
 type Spec struct {
-	Kind string // "dir" or "s3"
-	Path string // dir
+	Kind string // "dir", "media" or "s3"
+	Path string // dir, media
 
 	Endpoint, Bucket, Prefix, Region, Style, CAFile string // s3
 	AccessKeyFile, SecretKeyFile                    string
@@ -54,20 +58,20 @@ type Access struct {
 
 // Parse reads a specification.
 func Parse(text string) (Spec, error) {
-	if path, ok := strings.CutPrefix(text, "dir:"); ok || strings.HasPrefix(text, "/") {
-		if !ok {
-			path = text
-		}
-		if !filepath.IsAbs(path) {
+	if strings.HasPrefix(text, "/") {
+		return Spec{Kind: "dir", Path: filepath.Clean(text)}, nil
+	}
+	kind, rest, _ := strings.Cut(text, ":")
+	switch kind {
+	case "dir", "media":
+		if !filepath.IsAbs(rest) {
 			return Spec{}, fmt.Errorf("store %q: not an absolute path", text)
 		}
-		return Spec{Kind: "dir", Path: filepath.Clean(path)}, nil
+		return Spec{Kind: kind, Path: filepath.Clean(rest)}, nil
+	case "s3":
+		return parseS3(rest)
 	}
-	rest, ok := strings.CutPrefix(text, "s3:")
-	if !ok {
-		return Spec{}, fmt.Errorf("store %q: want /path, dir:/path or s3:https://host/bucket", text)
-	}
-	return parseS3(rest)
+	return Spec{}, fmt.Errorf("store %q: want /path, dir:/path, media:/path or s3:https://host/bucket", text)
 }
 
 func parseS3(text string) (Spec, error) {
@@ -107,8 +111,8 @@ func parseS3(text string) (Spec, error) {
 
 // String is the specification that Parse reads.
 func (s Spec) String() string {
-	if s.Kind == "dir" {
-		return "dir:" + s.Path
+	if s.Kind != "s3" {
+		return s.Kind + ":" + s.Path
 	}
 	q := url.Values{}
 	for k, v := range map[string]string{"region": s.Region, "style": s.Style, "ca_file": s.CAFile,
@@ -132,8 +136,11 @@ func (s Spec) String() string {
 
 // Open opens the store. access, if not nil, replaces the credential files.
 func (s Spec) Open(access *Access) (store.Store, error) {
-	if s.Kind == "dir" {
+	switch s.Kind {
+	case "dir":
 		return dir.Open(dir.Config{Path: s.Path, Pace: s.Pace, Window: s.Window})
+	case "media":
+		return media.Read(context.Background(), s.Path)
 	}
 	if access == nil {
 		a, err := s.readAccess()

@@ -14,6 +14,7 @@ import (
 func TestSpecificationsSurviveTheirText(t *testing.T) {
 	for _, text := range []string{
 		"dir:/media/disk",
+		"media:/media/disk",
 		"s3:https://s3.example.net/bucket",
 		"s3:https://s3.example.net:9000/bucket/some/prefix?ca_file=%2Fetc%2Fca.pem&patience=30s&region=eu-north-1&style=path",
 		"s3:http://127.0.0.1:9000/bucket?access_key_file=%2Fa&secret_key_file=%2Fs",
@@ -39,7 +40,7 @@ func TestSpecificationsSurviveTheirText(t *testing.T) {
 
 func TestBadSpecificationsAreRefusedWithoutQuotingSecrets(t *testing.T) {
 	for _, text := range []string{
-		"", "relative", "dir:relative", "ftp://h/b", "s3:", "s3:h/b", "s3:ftp://h/b", "s3:https://h", "s3:https:///b", "s3:https://h/b?colour=red",
+		"", "relative", "dir:relative", "media:relative", "media", "ftp://h/b", "s3:", "s3:h/b", "s3:ftp://h/b", "s3:https://h", "s3:https:///b", "s3:https://h/b?colour=red",
 		"s3:https://h/b?region=a&region=b", "s3:https://h/b#f", "s3:https://user:hunter2@h/b", "s3:https://h/b?patience=soon", "s3:https://h/b?patience=-1s",
 		"s3:https://h/b?%zz",
 	} {
