@@ -28,6 +28,7 @@ var allowed = map[string][]string{
 	"repo/spread":          {"erasure", "repo/store"}, // never seal: repair needs no keys
 	"repo/retain":          {},
 	"repo/objectlock":      {"repo/spread", "repo/store"},                        // never repo: it is told what is needed
+	"repo/carve":           {"erasure", "repo", "repo/spread", "repo/store"},     // needs no keys and no file system
 	"repo/expire":          {"repo", "repo/retain", "repo/spread", "repo/store"}, // never seal: expiry needs no generation key
 	"repo":                 {"chunker", "erasure", "repo/seal", "repo/objectlock", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
 
