@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"time"
 
@@ -22,6 +24,9 @@ type CopyConfig struct {
 	Slot int
 	// Choose picks snapshots; nil: all of each dataset's newest generation.
 	Choose func(*Snapshot) bool
+	// Program is the path of the recovery program, which goes onto the medium;
+	// empty: none does.
+	Program string
 	// Spool, if not nil, is read where the stores are not enough.
 	Spool store.Store
 	// Suspect says of an object on the medium that it was found bad: it is
@@ -90,12 +95,8 @@ func (r *Repo) CopyTo(ctx context.Context, c CopyConfig) (*Copied, error) {
 			w.total += p.ShardLen() * int64(p.Geometry.K)
 		}
 	}
-	for _, t := range []struct{ key, text string }{{"RECOVER.txt", MediumText}, {"FORMAT.md", FormatText}} {
-		// That of an earlier release stays: it says how the objects beside it
-		// are read, and so do all later ones.
-		if err := putBack(ctx, c.To, t.key, []byte(t.text)); err != nil && !errors.Is(err, store.ErrExists) {
-			return w.out, err
-		}
+	if err := w.forPeople(ctx); err != nil {
+		return w.out, err
 	}
 	for _, g := range gens {
 		if err := w.generation(ctx, g); err != nil {
@@ -104,6 +105,40 @@ func (r *Repo) CopyTo(ctx context.Context, c CopyConfig) (*Copied, error) {
 	}
 	return w.out, nil
 }
+
+// maxProgram bounds the recovery program in bytes.
+const maxProgram = 256 << 20
+
+// forPeople puts the texts and the program there that a person begins with.
+func (w *copying) forPeople(ctx context.Context) error {
+	for _, t := range []struct{ key, text string }{{"RECOVER.txt", MediumText}, {"FORMAT.md", FormatText}} {
+		// That of an earlier release stays: it says how the objects beside it
+		// are read, and so do all later ones.
+		if err := putBack(ctx, w.c.To, t.key, []byte(t.text)); err != nil && !errors.Is(err, store.ErrExists) {
+			return err
+		}
+	}
+	if w.c.Program == "" {
+		return nil
+	}
+	f, err := os.Open(w.c.Program)
+	if err != nil {
+		return fmt.Errorf("recovery program: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxProgram+1))
+	if err == nil && len(b) > maxProgram {
+		err = fmt.Errorf("%s has more than %d bytes", w.c.Program, maxProgram)
+	}
+	if err != nil {
+		return fmt.Errorf("recovery program: %w", err)
+	}
+	return putBack(ctx, w.c.To, programKey(b), b)
+}
+
+// programKey names the recovery program by its hash: one of a later release
+// gets a place beside it, and a person can tell which one a kit means.
+func programKey(b []byte) string { return fmt.Sprintf("strongroom-recover-%.8x", sha256.Sum256(b)) }
 
 // generations are those of the snapshots chosen, the newest one last.
 func (w *copying) generations() []*generationWork {

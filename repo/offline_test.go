@@ -229,6 +229,34 @@ func TestACopyMakesSuspectShardsAgain(t *testing.T) {
 	w.only([]store.Store{m}, func() { w.mustRestore("", week) })
 }
 
+// The recovery program is there under its hash, and one of a later release
+// beside it.
+func TestAMediumHasTheRecoveryProgram(t *testing.T) {
+	w := newSmallWorld(t, 1)
+	w.mustSave(namedBytes{"a", []byte("x")})
+	d, m := w.medium()
+	c := w.copyConfig(m, 0)
+	c.Program = filepath.Join(t.TempDir(), "program")
+	for _, text := range []string{"one", "two", "one"} {
+		if err := os.WriteFile(c.Program, []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.r.CopyTo(context.Background(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// As sha256sum prints their names' digits.
+	for name, want := range map[string]string{"strongroom-recover-7692c3ad3540bb80": "one", "strongroom-recover-3fc4ccfe745870e2": "two", "RECOVER.txt": MediumText, "FORMAT.md": FormatText} {
+		if b, err := os.ReadFile(filepath.Join(d, name)); err != nil || string(b) != want {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
+	}
+	c.Program += "none"
+	if _, err := w.r.CopyTo(context.Background(), c); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no program: %v", err)
+	}
+}
+
 // A tombstone goes with the snapshots of its dataset, so that what is buried on
 // the stores is so on the medium.
 func TestACopyTakesTombstonesAlong(t *testing.T) {
