@@ -18,9 +18,9 @@ var units = []struct {
 	bytes int64
 }{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"TiB", 1 << 40}}
 
-// UnmarshalText reads a size. What is none is kept for check, as with Duration.
-func (s *Size) UnmarshalText(b []byte) error {
-	text, factor := string(b), int64(1)
+// ParseSize reads a size such as "64GiB", or "0".
+func ParseSize(text string) (bytes int64, ok bool) {
+	factor := int64(1)
 	for _, u := range units {
 		if t, ok := strings.CutSuffix(text, u.name); ok {
 			text, factor = strings.TrimSpace(t), u.bytes
@@ -29,9 +29,17 @@ func (s *Size) UnmarshalText(b []byte) error {
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil || n < 0 || n > 1<<50/factor || factor == 1 && n != 0 {
+		return 0, false
+	}
+	return n * factor, true
+}
+
+// UnmarshalText reads a size. What is none is kept for check, as with Duration.
+func (s *Size) UnmarshalText(b []byte) error {
+	var ok bool
+	if s.Bytes, ok = ParseSize(string(b)); !ok {
 		s.text = strconv.Quote(string(b))
 	}
-	s.Bytes = n * factor
 	return nil
 }
 

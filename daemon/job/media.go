@@ -42,6 +42,8 @@ type Media struct {
 	rotation media.Rotation
 	by       string // who acts
 	now      func() time.Time
+
+	incarnation uint32 // of the box
 }
 
 func (s *Site) mediaConfig() (media.Config, media.Rotation, error) {
@@ -88,7 +90,7 @@ func (s *Site) Media(by string) (*Media, error) {
 	} else if err != nil {
 		return nil, err
 	}
-	return &Media{s, r, rotation, by, c.Now}, nil
+	return &Media{s, r, rotation, by, c.Now, c.Incarnation}, nil
 }
 
 // MediumState is a medium and what the rotation says of it.

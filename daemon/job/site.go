@@ -98,12 +98,20 @@ const markerKey = "strongroom"
 // marker is the content for a box: it names the box key of its first
 // incarnation.
 func (s *Site) marker() ([]byte, error) {
-	o, err := s.Box.Organisation()
+	id, err := s.organisationID()
 	if err != nil {
 		return nil, err
 	}
-	id := sha256.Sum256(append([]byte("strongroom organisation 1\n"), o.Boxes[0].Public[:]...))
-	return fmt.Appendf(nil, "strongroom store 1\n%x\n", id[:16]), nil
+	return fmt.Appendf(nil, "strongroom store 1\n%x\n", id), nil
+}
+
+func (s *Site) organisationID() (id [16]byte, err error) {
+	o, err := s.Box.Organisation()
+	if err != nil {
+		return id, err
+	}
+	sum := sha256.Sum256(append([]byte("strongroom organisation 1\n"), o.Boxes[0].Public[:]...))
+	return [16]byte(sum[:]), nil
 }
 
 // Stores opens the configured stores. One that is away, and one without a

@@ -203,3 +203,24 @@ func mounts() ([]mounted, error) {
 }
 
 var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// At returns the UUID of the file system that is mounted at a path, as its
+// device says: for file systems that do not tell theirs, as those of discs.
+// Reading the device takes root.
+func At(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	node := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	names, err := devices("/proc/partitions")
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		if fs, ok := look(filepath.Join("/dev", name)); ok && fs.node == node {
+			return fs.UUID, nil
+		}
+	}
+	return "", fmt.Errorf("%s: %w", path, ErrAbsent)
+}

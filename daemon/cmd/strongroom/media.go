@@ -32,7 +32,8 @@ next and by when.
 	var by string
 	c.PersistentFlags().StringVar(&by, "by", whoActs(), "who does it, for the record")
 	m := &mediaApp{app: a, by: &by}
-	c.AddCommand(m.initCommand(), m.listCommand(), m.dueCommand(), m.logCommand(), m.moveCommand(), m.assignCommand(),
+	c.AddCommand(m.initCommand(), m.devicesCommand(), m.enrolCommand(), m.insertCommand(), m.verifyCommand(), m.ejectCommand(),
+		m.imageCommand(), m.carveCommand(), m.listCommand(), m.dueCommand(), m.logCommand(), m.moveCommand(), m.assignCommand(),
 		m.goneCommand("retire", "Take a medium out of use for ever", (*job.Media).Retire),
 		m.goneCommand("lose", "Note that nobody knows where a medium is", (*job.Media).Lose), m.findCommand())
 	return c

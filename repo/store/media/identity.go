@@ -149,8 +149,8 @@ func serialText(serial string) string {
 	return serial
 }
 
-// Enrol makes an empty file system a medium: label, set and slot are id's, the
-// rest is found out.
+// Enrol makes an empty file system a medium: label, set and slot are id's, and
+// the ID unless it is zero; the rest is found out.
 //
 // Crash story. The identity is one object: after a crash it is there or not,
 // and where it is the medium is enrolled. Its copy is made then, and by the
@@ -166,24 +166,44 @@ func Enrol(ctx context.Context, c Config, id Identity, by Signer, incarnation ui
 	return Open(ctx, c)
 }
 
-func enrol(ctx context.Context, c Config, id Identity, by Signer, incarnation uint32, now time.Time) (*Store, error) {
+// Enrollable says what is at the path, and why it cannot be enrolled if it
+// cannot.
+func Enrollable(ctx context.Context, c Config) (mount.Device, error) {
+	s, d, err := enrollable(ctx, c)
+	if s != nil {
+		err = errors.Join(err, s.Close())
+	}
+	if err != nil {
+		return d, fmt.Errorf("enrol medium at %s: %w", c.Path, err)
+	}
+	return d, nil
+}
+
+func enrollable(ctx context.Context, c Config) (*Store, mount.Device, error) {
 	s, device, err := open(ctx, c)
 	switch {
 	case s == nil || errors.Is(err, ErrNotMounted):
-		return s, err
+		return s, device, err
 	case err == nil:
-		return s, fmt.Errorf("%w: it is enrolled already, as %q", ErrNotEmpty, s.id.Label)
+		return s, device, fmt.Errorf("%w: it is enrolled already, as %q", ErrNotEmpty, s.id.Label)
 	case !errors.Is(err, ErrUnknown):
-		return s, err
+		return s, device, err
 	case device.FileSystem == "":
-		return s, errors.New("the UUID of its file system cannot be found out, and without it a copy would pass for it")
+		return s, device, errors.New("the UUID of its file system cannot be found out, and without it a copy would pass for it")
 	case device.Twin != "":
-		return s, fmt.Errorf("%w: its file system is mounted at %s too", ErrCopied, device.Twin)
+		return s, device, fmt.Errorf("%w: its file system is mounted at %s too", ErrCopied, device.Twin)
 	}
-	if err := empty(s.root); err != nil {
+	return s, device, empty(s.root)
+}
+
+func enrol(ctx context.Context, c Config, id Identity, by Signer, incarnation uint32, now time.Time) (*Store, error) {
+	s, device, err := enrollable(ctx, c)
+	if err != nil {
 		return s, err
 	}
-	rand.Read(id.ID[:])
+	if id.ID == [16]byte{} {
+		rand.Read(id.ID[:])
+	}
 	id.FileSystem, id.Serial, id.Organisation = device.FileSystem, device.Serial, c.Organisation
 	id.Created, id.Box, id.Incarnation = now.UTC().Truncate(time.Second), by.Public(), incarnation
 	if err := id.check(); err != nil {

@@ -1,6 +1,7 @@
 package media
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -22,6 +23,9 @@ type SessionConfig struct {
 	Signer      Signer
 	Incarnation uint32 // of the box
 	Now         func() time.Time
+	// Number is the session's, for a caller that counts them too; 0: the next.
+	// One that was given to a session before is refused.
+	Number uint32
 }
 
 // A Session adds objects to a medium. It is a store.Store that takes what the
@@ -58,7 +62,11 @@ func (s *Store) Begin(ctx context.Context, c SessionConfig) (*Session, error) {
 	if s.open != nil {
 		return nil, errors.New("begin a session: another one is open")
 	}
-	l := &session{medium: s.id.ID, number: s.newest + 1, time: c.Now().UTC().Truncate(time.Second), box: c.Signer.Public(), incarnation: c.Incarnation}
+	number := cmp.Or(c.Number, s.newest+1)
+	if number <= s.newest {
+		return nil, fmt.Errorf("begin session %d: the medium has had session %d", number, s.newest)
+	}
+	l := &session{medium: s.id.ID, number: number, time: c.Now().UTC().Truncate(time.Second), box: c.Signer.Public(), incarnation: c.Incarnation}
 	if n := len(s.sessions); n > 0 {
 		l.previous = s.sessions[n-1].hash
 	}
