@@ -50,9 +50,10 @@ func (r *Register) Begin(id ID, by string) (Medium, error) {
 	})
 }
 
-// Finish ends the session of that number, once all of it is durable there.
-func (r *Register) Finish(id ID, uses uint64, by string) (Medium, error) {
-	return r.simple(Entry{Act: Finish, Medium: id, Uses: uses, By: by})
+// Finish ends the session of that number, once all of it is durable there, or
+// in the image that is burned.
+func (r *Register) Finish(id ID, uses uint64, image *Image, by string) (Medium, error) {
+	return r.simple(Entry{Act: Finish, Medium: id, Uses: uses, Image: image, By: by})
 }
 
 // Verify notes that every byte was read. Damage says what was bad, in few

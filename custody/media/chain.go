@@ -41,6 +41,7 @@ type Entry struct {
 	Custody  *Custody  `json:"custody,omitempty"`  // of Enrol and Move: to whom
 	Set      string    `json:"set,omitempty"`      // of Assign
 	Uses     uint64    `json:"uses,omitempty"`     // of Begin and Finish
+	Image    *Image    `json:"image,omitempty"`    // of Finish of an optical medium
 	Damage   string    `json:"damage,omitempty"`   // of Verify: what was bad
 	Reason   string    `json:"reason,omitempty"`   // of Lose and Retire
 	Previous keys.Hash `json:"previous"`           // of the entry before; zeros for the first
@@ -52,6 +53,12 @@ type Signed struct {
 	Box         keys.VerifyKey `json:"box"`
 	Incarnation uint32         `json:"incarnation"`
 	Signature   []byte         `json:"signature"`
+}
+
+// An Image is what is burned onto an optical medium.
+type Image struct {
+	Bytes  int64     `json:"bytes"`
+	SHA256 keys.Hash `json:"sha256"`
 }
 
 // A Head is the end of a chain. Kept elsewhere, on media or in the ledger, it
@@ -194,6 +201,9 @@ func (m *Medium) hinders(e Entry) string {
 		if !m.Open() || e.Uses != m.Uses {
 			return fmt.Sprintf("session %d is not open", e.Uses)
 		}
+		if (e.Image != nil) != (m.Kind == Optical) || e.Image != nil && e.Image.Bytes <= 0 {
+			return "an optical medium has an image, and no other has"
+		}
 	case Verify:
 		if m.Open() || m.Uses == 0 {
 			return "no whole session is on it"
@@ -233,7 +243,7 @@ func (m *Medium) change(e Entry) {
 	case Begin:
 		m.Uses, m.Begun, m.Checked = e.Uses, e.Time, false
 	case Finish:
-		m.Closed, m.Written, m.Damage, m.Damaged = e.Uses, e.Time, "", time.Time{}
+		m.Closed, m.Written, m.Damage, m.Damaged, m.Image = e.Uses, e.Time, "", time.Time{}, e.Image
 	case Verify:
 		if m.Checked = e.Damage == ""; m.Checked {
 			m.Verified, m.Damage, m.Damaged = e.Time, "", time.Time{}

@@ -191,6 +191,8 @@ type Medium struct {
 	Damage  string    `json:"damage,omitempty"` // what was found last time, if it was not good
 	Damaged time.Time `json:"damaged,omitzero"` // when it was found
 
+	Image *Image `json:"image,omitempty"` // what is on an optical one
+
 	Inserted time.Time `json:"inserted,omitzero"` // since when it is connected; zero: it is not
 	Gone     State     `json:"gone,omitempty"`    // Retired or Lost
 	Reason   string    `json:"reason,omitempty"`  // why it is gone

@@ -66,7 +66,7 @@ func (d *desk) session(t *testing.T, m Medium) Medium {
 	if m, err = d.Begin(m.ID, "box"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = d.Finish(m.ID, m.Uses, "box"); err != nil {
+	if _, err = d.Finish(m.ID, m.Uses, nil, "box"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = d.Verify(m.ID, "", "box"); err != nil {
@@ -240,7 +240,7 @@ func TestActsThatDoNotFitAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if burned, err = d.Finish(burned.ID, 1, "box"); err != nil {
+	if burned, err = d.Finish(burned.ID, 1, &Image{Bytes: 1, SHA256: keys.Hash{7}}, "box"); err != nil {
 		t.Fatal(err)
 	}
 	before, err := d.Head()
@@ -249,7 +249,7 @@ func TestActsThatDoNotFitAreRefused(t *testing.T) {
 	}
 	for what, act := range map[string]func() (Medium, error){
 		"begin on one that is out":    func() (Medium, error) { return d.Begin(out.ID, "box") },
-		"finish without begin":        func() (Medium, error) { return d.Finish(in.ID, 0, "box") },
+		"finish without begin":        func() (Medium, error) { return d.Finish(in.ID, 0, nil, "box") },
 		"verify one that is empty":    func() (Medium, error) { return d.Verify(in.ID, "", "box") },
 		"verify one that is out":      func() (Medium, error) { return d.Verify(out.ID, "", "box") },
 		"eject one that is out":       func() (Medium, error) { return d.Eject(out.ID, "operator") },

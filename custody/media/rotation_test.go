@@ -58,7 +58,11 @@ func (s *shelf) write(m *Medium) {
 	s.t.Helper()
 	s.act(Entry{Act: Insert, Medium: m.ID})
 	s.act(Entry{Act: Begin, Medium: m.ID, Uses: m.Uses + 1})
-	s.act(Entry{Act: Finish, Medium: m.ID, Uses: m.Uses})
+	e := Entry{Act: Finish, Medium: m.ID, Uses: m.Uses}
+	if m.Kind == Optical {
+		e.Image = &Image{Bytes: 1}
+	}
+	s.act(e)
 }
 
 func (s *shelf) verify(m *Medium, damage string) {

@@ -10,9 +10,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"strongroom/custody/exit"
+	"strongroom/custody/keys"
 	"strongroom/custody/media"
 	"strongroom/custody/media/mount"
 	"strongroom/repo/carve"
@@ -41,6 +45,7 @@ type Imaged struct {
 	SHA256 string      `json:"sha256"`
 	Burned bool        `json:"burned"`
 	Inserted
+	sum keys.Hash
 }
 
 // Image makes the image of an optical medium: what a disk would have, as an
@@ -97,7 +102,7 @@ func (m *Media) Image(ctx context.Context, label string, o ImageOptions) (_ *Ima
 		}
 		out.Burned = true
 	}
-	if x, err = m.register.Finish(x.ID, x.Uses, m.by); err != nil {
+	if x, err = m.register.Finish(x.ID, x.Uses, &media.Image{Bytes: out.Bytes, SHA256: out.sum}, m.by); err != nil {
 		return out, err
 	}
 	out.Medium = m.state(x)
@@ -170,7 +175,8 @@ func writeImage(ctx context.Context, stage string, x media.Medium, made time.Tim
 	if err = errors.Join(err, f.Close()); err != nil {
 		return errors.Join(err, os.Remove(out.Path))
 	}
-	out.Bytes, out.SHA256 = image.Size(), fmt.Sprintf("%x", h.Sum(nil))
+	out.Bytes, out.sum = image.Size(), keys.Hash(h.Sum(nil))
+	out.SHA256 = fmt.Sprintf("%x", out.sum)
 	return nil
 }
 
@@ -181,6 +187,67 @@ func readBack(f *os.File, size int64, want [sha256.Size]byte) error {
 		err = fmt.Errorf("%s: read back it is not what was written", f.Name())
 	}
 	return err
+}
+
+// VerifyDisc reads a burned disc, or a file like it, and compares it with the
+// image that was made. That proves which medium it is too: nobody else has an
+// image of that hash.
+func (m *Media) VerifyDisc(ctx context.Context, label, device string, progress func(done, total int64)) (s MediumState, err error) {
+	x, err := m.register.ByLabel(label)
+	if err != nil {
+		return s, err
+	}
+	if x.Kind != media.Optical || x.Image == nil {
+		return s, fmt.Errorf("%w: no image of %q was made", ErrRefused, label)
+	}
+	f, err := os.Open(device)
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	if err := dropCache(f); err != nil {
+		return s, err
+	}
+	h := sha256.New()
+	n, err := io.Copy(h, &counted{r: &cancelled{ctx, io.LimitReader(f, x.Image.Bytes)}, n: new(atomic.Int64), total: x.Image.Bytes, progress: progress})
+	if ctx.Err() != nil {
+		return s, ctx.Err()
+	}
+	damage := ""
+	switch {
+	case err != nil:
+		damage = fmt.Sprintf("it cannot be read from byte %d on", n)
+	case n < x.Image.Bytes:
+		damage = fmt.Sprintf("it has %d bytes of %d", n, x.Image.Bytes)
+	case keys.Hash(h.Sum(nil)) != x.Image.SHA256:
+		damage = "it is not what the image was"
+	}
+	if x, err = m.register.Insert(media.Seen{ID: x.ID, UUID: x.UUID, Serial: x.Serial, Uses: x.Uses}, m.by); err != nil {
+		return s, err
+	}
+	if x, err = m.register.Verify(x.ID, damage, m.by); err != nil {
+		return s, err
+	}
+	if damage != "" {
+		return m.state(x), exit.With(exit.Integrity, fmt.Errorf("disc %q: %s; mounted, media verify --path says what parity gives", label, damage))
+	}
+	return m.state(x), nil
+}
+
+// dropCache makes the next read come from the device.
+func dropCache(f *os.File) error { return unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED) }
+
+// cancelled is a reader that ends with its context.
+type cancelled struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c *cancelled) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
 }
 
 // disc identifies what is mounted at a directory, also where nothing but the

@@ -280,7 +280,7 @@ func (m *Media) write(ctx context.Context, where at, x media.Medium, o InsertOpt
 	if err := session.Close(ctx); err != nil {
 		return x, err
 	}
-	done, err := m.register.Finish(x.ID, x.Uses, m.by)
+	done, err := m.register.Finish(x.ID, x.Uses, nil, m.by)
 	if err != nil {
 		return x, err
 	}
@@ -396,11 +396,10 @@ func (m *Media) Verify(ctx context.Context, label, path string, progress func(do
 			return nil, err
 		}
 	}
-	uuid := x.UUID
 	if x.Kind == media.Optical && path == "" {
-		return nil, exit.With(exit.Usage, errors.New("mount the disc read-only and give --path"))
+		return nil, exit.With(exit.Usage, errors.New("name the drive with --device, or mount the disc read-only and give --path"))
 	}
-	where := at{m, uuid, path}
+	where := at{m, x.UUID, path}
 	if x, err = m.recognise(ctx, where, x); err != nil {
 		return nil, err
 	}

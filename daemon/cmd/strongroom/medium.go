@@ -202,13 +202,23 @@ func mediumDamaged(label string, r *medium.Report) error {
 }
 
 func (m *mediaApp) verifyCommand() *cobra.Command {
-	var path string
+	var path, device string
 	c := &cobra.Command{
-		Use:   "verify LABEL",
+		Use:   "verify LABEL [--path DIR | --device DEVICE]",
 		Short: "Read every byte of a medium from the disk",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if path != "" && device != "" {
+				return exit.With(exit.Usage, errors.New("--path and --device exclude each other"))
+			}
 			return m.with(func(r *job.Media) error {
+				if device != "" {
+					x, err := r.VerifyDisc(cmd.Context(), args[0], device, m.ui.Progress)
+					if err != nil {
+						return err
+					}
+					return m.printMedium(x)
+				}
 				v, err := r.Verify(cmd.Context(), args[0], path, m.ui.Progress)
 				if err != nil {
 					return err
@@ -228,6 +238,7 @@ func (m *mediaApp) verifyCommand() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&path, "path", "", "where it is mounted read-only, if you mounted it")
+	c.Flags().StringVar(&device, "device", "", "drive with the burned disc; it is compared with the image")
 	return c
 }
 
@@ -249,9 +260,9 @@ func (m *mediaApp) imageCommand() *cobra.Command {
 		Short: "Make the image of a disc, ISO 9660, and burn it",
 		Long: `Image makes what a disk would have as a file for one disc: ISO 9660 with Rock
 Ridge and Joliet, which every system mounts. Burn it with --burn, by the program
-of [media] burn, or by another; then mount the disc and run
+of [media] burn, or by another; then put the disc in again and run
 
-    media verify LABEL --path DIR`,
+    media verify LABEL --device /dev/sr0`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Out == "" {
@@ -269,9 +280,9 @@ of [media] burn, or by another; then mount the disc and run
 				for _, p := range done.Problems {
 					m.ui.Log("warning: %s", p)
 				}
-				next := "burn it, mount the disc and run: strongroom media verify --path"
+				next := "burn it, put the disc in again and run: strongroom media verify --device"
 				if done.Burned {
-					next = "burned; mount the disc and run: strongroom media verify --path"
+					next = "burned; put the disc in again and run: strongroom media verify --device"
 				}
 				return m.ui.Result(done, "%s: %s, SHA-256 %s\nit restores %s alone; %s\n", done.Path, rescue.Bytes(done.Bytes), done.SHA256,
 					rescue.Count(len(done.Snapshots), "snapshot"), next)
