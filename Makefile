@@ -59,7 +59,7 @@ clean:
 
 # Debian packages that the tests need.
 packages:
-	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux mount e2fsprogs strace xorriso
+	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux mount e2fsprogs strace xorriso xorriso
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)

@@ -89,6 +89,15 @@ func (a at) open(ctx context.Context, write bool) (*medium.Store, error) {
 	return medium.Open(ctx, c)
 }
 
+// unmount undoes what open did.
+func (a at) unmount(ctx context.Context) error {
+	mt, err := a.m.mounter()
+	if a.path != "" || err != nil {
+		return nil
+	}
+	return mt.Unmount(ctx, a.uuid)
+}
+
 // config is how a medium at a path is opened: only media of this organisation.
 func (m *Media) config(path string) (medium.Config, error) {
 	o, err := m.s.Box.Organisation()
@@ -233,13 +242,35 @@ func (m *Media) Insert(ctx context.Context, label string, o InsertOptions) (*Ins
 		}
 	}
 	if r.Full {
-		return r, fmt.Errorf("%w: %q is full; of the rest nothing is on it. A disk that is full is retired, given a new file system, and enrolled anew", store.ErrFull, label)
+		return m.full(x, r, o.Path != "")
 	}
 	return r, nil
 }
 
-// recognise mounts a medium read-only and compares it with the register.
+// full notes that a medium does not have all that it should: it is good, and
+// yet no copy to count on.
+func (m *Media) full(x media.Medium, r *Inserted, unverified bool) (*Inserted, error) {
+	if !unverified && r.Verified {
+		x, err := m.register.Verify(x.ID, "it was full before everything was on it", m.by)
+		if err != nil {
+			return r, err
+		}
+		r.Medium = m.state(x)
+	}
+	return r, fmt.Errorf("%w: %q is full, and does not have everything. A disk that is full is retired, given a new file system, and enrolled anew", store.ErrFull, x.Label)
+}
+
+// recognise mounts a medium read-only and compares it with the register. One
+// that is refused is unmounted, so that it can be taken away.
 func (m *Media) recognise(ctx context.Context, where at, x media.Medium) (media.Medium, error) {
+	known, err := m.compare(ctx, where, x)
+	if err != nil {
+		return x, errors.Join(err, where.unmount(context.WithoutCancel(ctx)))
+	}
+	return known, nil
+}
+
+func (m *Media) compare(ctx context.Context, where at, x media.Medium) (media.Medium, error) {
 	st, err := where.open(ctx, false)
 	if err != nil {
 		return x, err

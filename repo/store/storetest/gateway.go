@@ -350,3 +350,7 @@ func (g *Gateway) Config(bucket string) s3.Config {
 	}
 	return c
 }
+
+// Objects is the directory in which the server keeps the objects of a bucket,
+// each as a file of its key.
+func (g *Gateway) Objects(bucket string) string { return filepath.Join(g.Backend, bucket) }
