@@ -6,6 +6,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_BUILD := -trimpath -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 
 VERSITYGW := v1.8.0
+RCLONE := v1.76.0
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
 
@@ -51,7 +52,7 @@ figures: packages build
 
 # The long tiers: every kill point, every fault; a table of them at the end. They
 # take about a day, nearly all of it the simulation of repo/expire.
-faults: packages bin/versitygw build
+faults: packages bin/versitygw bin/rclone build
 	@.ci/faults go test -count=1 -timeout 36h -v ./repo/... ./daemon ./daemon/cmd/strongroom
 
 clean:
@@ -63,6 +64,10 @@ packages:
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
+
+# A server of another make for the tests of S3 stores, which skip without it.
+bin/rclone:
+	GOBIN=$(GOBIN) go install -trimpath -ldflags '-s -w' github.com/rclone/rclone@$(RCLONE)
 
 bin/staticcheck:
 	GOBIN=$(GOBIN) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
