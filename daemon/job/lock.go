@@ -18,6 +18,7 @@ import (
 	"strongroom/repo"
 	"strongroom/repo/objectlock"
 	"strongroom/repo/spread"
+	"strongroom/repo/store"
 )
 
 // keeper returns what locks a tenant's objects on members, or nil where no
@@ -245,11 +246,43 @@ func (s *Site) checkLocks(ctx context.Context, t box.Tenant, l *repo.Listing, o 
 		return err
 	}
 	w.sum(nil)
+	for i, m := range l.Inventory().Members() {
+		if h, ok := m.Store.(store.Historian); ok && l.Inventory().Failed(i) == nil {
+			r.Problems = append(r.Problems, overwritten(ctx, h, t, m.Name)...)
+		}
+	}
 	r.Problems = append(append(r.Problems, w.out.Problems...), w.out.Alarms()...)
 	for _, st := range w.out.Stores {
 		r.Locks = append(r.Locks, TenantStoreLocks{t.Name, st.State})
 	}
 	return nil
+}
+
+// mostOverwritten is how many objects of a store a check names.
+const mostOverwritten = 10
+
+// overwritten names a tenant's objects that somebody put another version over,
+// or hid: the box uses each name once, and deletes all versions.
+func overwritten(ctx context.Context, h store.Historian, t box.Tenant, name string) (out []string) {
+	more := 0
+	for x, err := range h.Overwritten(ctx, repo.ID(t.ID).String()+"/") {
+		what := fmt.Sprintf("has %d versions: somebody wrote over it", x.Versions)
+		if x.Hidden {
+			what = "is hidden behind a delete marker: somebody deleted it"
+		}
+		switch {
+		case err != nil:
+			return append(out, fmt.Sprintf("%s: store %q: %v", t.Name, name, err))
+		case len(out) == mostOverwritten:
+			more++
+		default:
+			out = append(out, fmt.Sprintf("%s: store %q: %s %s; what is locked of it is still there", t.Name, name, x.Key, what))
+		}
+	}
+	if more > 0 {
+		out = append(out, fmt.Sprintf("%s: store %q: and so are %d more", t.Name, name, more))
+	}
+	return out
 }
 
 // TenantStoreLocks is how a check found what a tenant needs on a store locked.

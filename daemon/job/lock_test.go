@@ -135,6 +135,33 @@ func TestACheckFindsLocksThatNobodyExtends(t *testing.T) {
 	}
 }
 
+func TestACheckFindsWhatSomebodyWroteOver(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	s, _, bucket := lockedSite(t, g, "locked")
+	mustBackup(t, s)
+	if p := checked40(t, s, 0); len(p) > 0 {
+		t.Fatal(p)
+	}
+	l, _, err := s.Listing(t.Context(), "acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for _, o := range l.Needs(nil) {
+		if o.Member == 2 {
+			keys = append(keys, o.Key)
+		}
+	}
+	bucket.Overwrite(t, keys[0], "garbage")
+	bucket.Hide(t, keys[1])
+	p := strings.Join(checked40(t, s, 0), "\n")
+	for _, want := range []string{keys[0] + " has 2 versions: somebody wrote over it", keys[1] + " is hidden behind a delete marker"} {
+		if !strings.Contains(p, want) {
+			t.Errorf("%q is not in:\n%s", want, p)
+		}
+	}
+}
+
 // A store in another's place has objects of the same names, and none of the
 // locks that the box remembers.
 func TestAReplacedStoreIsLocked(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"time"
 )
 
@@ -42,14 +43,30 @@ type Retention struct {
 // whoever has its write credentials. Both methods may be called concurrently,
 // and retry transient faults like those of Store.
 type Locker interface {
-	// Lock keeps the object that key names now from deletion until that time at
-	// least, and returns when the store has confirmed it. It never shortens a
+	// Lock keeps the object that key names now, and the versions of it that
+	// something was put over, from deletion until that time at least, and returns when the store has confirmed it. It never shortens a
 	// lock, so repeating it does no harm; a lock that lasts longer stays as it is.
 	// ErrNotExist: there is no object. A Locker whose clock is not the caller's
 	// refuses, rather than lock for another time than was meant.
 	Lock(ctx context.Context, key string, until time.Time) error
 	// Retained returns what the store says keeps the object that key names now.
 	Retained(ctx context.Context, key string) (Retention, error)
+}
+
+// A History is an object that is not as it was put: names are used once, so
+// somebody else wrote or deleted it.
+type History struct {
+	Key      string
+	Versions int
+	Hidden   bool // behind a delete marker: no listing shows it
+}
+
+// A Historian is a store that keeps versions.
+type Historian interface {
+	// Overwritten yields the objects below prefix that have more than one version,
+	// or that a delete marker hides, in ascending order of their keys. After
+	// yielding an error it stops.
+	Overwritten(ctx context.Context, prefix string) iter.Seq2[History, error]
 }
 
 // A LockStep is one thing that a LockProber tried.

@@ -94,19 +94,18 @@ func unversioned(err error) bool {
 // versions lists the versions of one object. Services that know none refuse the
 // question or give the object itself, as "null" or with no version.
 func (s *Store) versions(ctx context.Context, key string) ([]string, error) {
-	no := false
 	var out []string
-	for obj := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + key, WithVersions: true, Recursive: true, FetchOwner: &no}) {
-		if unversioned(obj.Err) {
+	for obj, err := range s.history(ctx, key) {
+		if unversioned(err) {
 			return nil, nil // stat tells whether plain deleting was enough
-		} else if obj.Err != nil {
-			return nil, obj.Err
+		} else if err != nil {
+			return nil, err
 		}
 		if obj.Key == s.prefix+key && obj.VersionID != "" {
 			out = append(out, obj.VersionID)
 		}
 	}
-	return out, ctx.Err()
+	return out, nil
 }
 
 // Clock returns what the service says the time is, in the Date of an answer

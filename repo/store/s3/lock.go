@@ -1,13 +1,17 @@
 package s3
 
 import (
+	"cmp"
 	"context"
 	"encoding/xml"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,19 +84,92 @@ func (s *Locking) Lock(ctx context.Context, key string, until time.Time) error {
 		if err := s.clockAgrees(); err != nil {
 			return err
 		}
-		if !have.Until.Before(until.Truncate(time.Second)) {
-			return nil
+		if have.Until.IsZero() {
+			// It is new, or it lies over one that was locked: then both are kept.
+			err = s.lockCovered(ctx, key, until)
 		}
-		mode := s.retention
-		if have.Mode == store.Compliance && have.Until.After(time.Now()) {
-			mode = minio.Compliance // governance would be less
-		}
-		return s.setRetention(ctx, s.extend, key, "", mode, until, false)
+		return cmp.Or(err, s.prolong(ctx, key, "", have, until))
 	})
 	if err != nil {
 		return fmt.Errorf("lock %s: %w", key, err)
 	}
 	return nil
+}
+
+// prolong locks a version until then, unless it is longer.
+func (s *Locking) prolong(ctx context.Context, key, version string, have store.Retention, until time.Time) error {
+	if !have.Until.Before(until.Truncate(time.Second)) {
+		return nil
+	}
+	mode := s.retention
+	if have.Mode == store.Compliance && have.Until.After(time.Now()) {
+		mode = minio.Compliance // governance would be less
+	}
+	return s.setRetention(ctx, s.extend, key, version, mode, until, false)
+}
+
+// lockCovered locks the versions of an object that are not the current one.
+func (s *Locking) lockCovered(ctx context.Context, key string, until time.Time) error {
+	for v, err := range s.history(ctx, key) {
+		if err != nil {
+			return err
+		}
+		if v.Key != s.prefix+key || v.IsLatest || v.IsDeleteMarker || v.VersionID == "" {
+			continue
+		}
+		have, err := s.retained(ctx, s.extend, key, v.VersionID)
+		if err == nil {
+			err = s.prolong(ctx, key, v.VersionID, have, until)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// history lists the versions of everything below a prefix.
+func (s *Store) history(ctx context.Context, prefix string) iter.Seq2[minio.ObjectInfo, error] {
+	return func(yield func(minio.ObjectInfo, error) bool) {
+		no := false
+		for obj := range s.core.ListObjectsIter(ctx, s.bucket, minio.ListObjectsOptions{Prefix: s.prefix + prefix, WithVersions: true, Recursive: true, FetchOwner: &no}) {
+			if !yield(obj, obj.Err) || obj.Err != nil {
+				return
+			}
+		}
+		// The library ends the iteration without an error when ctx is done.
+		if err := ctx.Err(); err != nil {
+			yield(minio.ObjectInfo{}, err)
+		}
+	}
+}
+
+// Overwritten implements store.Historian. It takes the listing in any order:
+// versitygw (1.8.0) puts the markers of a page before its versions.
+func (s *Locking) Overwritten(ctx context.Context, prefix string) iter.Seq2[store.History, error] {
+	return func(yield func(store.History, error) bool) {
+		all := map[string]store.History{}
+		for v, err := range s.history(ctx, prefix) {
+			if err != nil {
+				err, _ = classify(err)
+				yield(store.History{}, fmt.Errorf("versions below %q: %w", prefix, err))
+				return
+			}
+			h := all[v.Key]
+			h.Key = strings.TrimPrefix(v.Key, s.prefix)
+			if !v.IsDeleteMarker {
+				h.Versions++
+			} else if v.IsLatest {
+				h.Hidden = true
+			}
+			all[v.Key] = h
+		}
+		for _, key := range slices.Sorted(maps.Keys(all)) {
+			if h := all[key]; (h.Versions > 1 || h.Hidden) && !yield(h, nil) {
+				return
+			}
+		}
+	}
 }
 
 // Retained implements store.Locker.
@@ -218,4 +295,7 @@ func saysLocked(resp minio.ErrorResponse) bool {
 	return resp.Code == "ObjectLocked" || strings.Contains(text, "object lock") || strings.Contains(text, "worm protected")
 }
 
-var _ store.Locker = (*Locking)(nil)
+var (
+	_ store.Locker    = (*Locking)(nil)
+	_ store.Historian = (*Locking)(nil)
+)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -126,5 +127,46 @@ func TestNothingIsLockedByAClockThatIsWrong(t *testing.T) {
 	p.Inject(nil)
 	if r, err := s.Retained(t.Context(), "a/b"); err != nil || !r.Until.IsZero() {
 		t.Errorf("retained: %+v, %v", r, err)
+	}
+}
+
+// Who has the credential that writes can put other bytes over a name. The
+// version below it is kept as long as the one on top, and it is told.
+func TestWhatLiesBelowAnotherVersionIsKept(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	b := lockedBucket(t, g, "locked")
+	c := b.Write.As(g.Config(b.Name))
+	c.Prefix = "pre/"
+	s := openLocking(t, c, b.Lock(store.Governance))
+	for _, key := range []string{"a/1", "a/2", "a/3", "b/1"} {
+		put(t, s, key, "an object")
+	}
+	soon := time.Now().Add(2 * time.Second)
+	if err := s.Lock(t.Context(), "a/2", soon); err != nil {
+		t.Fatal(err)
+	}
+	old := b.Overwrite(t, "pre/a/2", "garbage")
+	b.Hide(t, "pre/a/3")
+	b.Hide(t, "pre/b/1")
+	var got []store.History
+	for h, err := range s.Overwritten(t.Context(), "a/") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, h)
+	}
+	if want := []store.History{{Key: "a/2", Versions: 2}, {Key: "a/3", Versions: 1, Hidden: true}}; !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+	if err := s.Lock(t.Context(), "a/2", until); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := s.Retained(t.Context(), "a/2"); err != nil || !r.Until.Equal(until) {
+		t.Errorf("on top: %+v, %v", r, err)
+	}
+	time.Sleep(time.Until(soon) + 1100*time.Millisecond)
+	if b.CanDelete(t, "pre/a/2", old) {
+		t.Error("what lies below can be deleted")
 	}
 }

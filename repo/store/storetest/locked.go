@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,4 +82,39 @@ func (b *LockedBucket) Unlock(t testing.TB, key string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// Overwrite puts other bytes over an object, and returns the version that is
+// below them now.
+func (b *LockedBucket) Overwrite(t testing.TB, key, body string) (below string) {
+	t.Helper()
+	c := b.g.admin(t)
+	info, err := c.StatObject(context.Background(), b.Name, key, minio.StatObjectOptions{})
+	if err == nil {
+		_, err = c.PutObject(context.Background(), b.Name, key, strings.NewReader(body), int64(len(body)), minio.PutObjectOptions{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.VersionID
+}
+
+// Hide puts a delete marker over an object.
+func (b *LockedBucket) Hide(t testing.TB, key string) {
+	t.Helper()
+	if err := b.g.admin(t).RemoveObject(context.Background(), b.Name, key, minio.RemoveObjectOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// CanDelete reports whether the owner can delete a version without bypassing
+// its lock.
+func (b *LockedBucket) CanDelete(t testing.TB, key, version string) bool {
+	t.Helper()
+	c := b.g.admin(t)
+	if err := c.RemoveObject(context.Background(), b.Name, key, minio.RemoveObjectOptions{VersionID: version}); err != nil {
+		return false
+	}
+	_, err := c.StatObject(context.Background(), b.Name, key, minio.StatObjectOptions{VersionID: version})
+	return err != nil
 }
