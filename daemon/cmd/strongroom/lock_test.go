@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -165,4 +166,54 @@ func TestExpiryWaitsForLocks(t *testing.T) {
 	}
 	b.run(0, "check")
 	b.run(0, "restore", "acme/dump", "--to", b.path("out"))
+}
+
+// Before a service that bounds locks, as Amazon does by the policy, all steps
+// hold; before one that lies the store is shown for what it is.
+func TestAProbeSaysWhatALockIsWorth(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	p := storetest.StartProxy(t, g)
+	honest := storetest.Capped(71 * 24 * time.Hour)
+	p.Inject(honest)
+	one, _ := dirStore(t, "one")
+	text, bucket := lockedStore(t, g, "offsite", "governance")
+	text = strings.Replace(text, g.Endpoint, p.Config("offsite").Endpoint, 1)
+	b := newBox(t, one+text, commandDataset("dump", "/bin/echo", "rows"))
+	bucket.SetPolicy(t, b.run(0, "store", "policy", "offsite", "--no-conditions").stdout)
+	if o := b.run(0, "init", "--shares-dir", b.path("shares")); !strings.Contains(o.stderr, `store "offsite": immutable (governance), probed`) {
+		t.Error(o.stderr)
+	}
+	b.run(0, "store", "test", "--lock", "offsite")
+	b.run(64, "store", "test", "--lock", "one")
+	b.run(64, "store", "test", "--lock", "nowhere")
+	b.run(0, "backup", "acme/dump")
+	if o := b.run(0, "check", "--json"); !strings.Contains(o.stdout, `"immutable":[{"store":"offsite","immutable":true`) {
+		t.Error(o.stdout)
+	}
+	liar := storetest.Liars()[2]
+	lies := liar.Choose()
+	p.Inject(func(r *storetest.Request) storetest.Fault {
+		if f := lies(r); f != nil {
+			return f
+		}
+		return honest(r)
+	})
+	if o := b.run(3, "store", "test", "--lock", "--json"); !strings.Contains(o.stdout, `"immutable":false`) {
+		t.Error(o.stdout)
+	}
+	p.Inject(honest)
+	if o := b.run(0, "store", "test"); !strings.Contains(o.stdout, "NOT IMMUTABLE: "+liar.Step) {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "check"); !strings.Contains(o.stdout, `store "offsite": NOT IMMUTABLE`) {
+		t.Error(o.stdout)
+	}
+	// The printed policy names what it denies, and what is put on a bucket is
+	// nothing but JSON.
+	o := b.run(0, "store", "policy", "offsite", "--write", "arn:aws:iam::123456789012:user/w")
+	if !json.Valid([]byte(o.stdout)) || !strings.Contains(o.stdout, "arn:aws:iam::123456789012:user/w") || !strings.Contains(o.stdout, `"s3:object-lock-remaining-retention-days": "70"`) {
+		t.Error(o.stdout)
+	}
+	b.run(64, "store", "policy", "one")
+	b.run(64, "store", "policy", "offsite", "--delete", "x", "--write", "x")
 }

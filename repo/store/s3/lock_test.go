@@ -170,3 +170,33 @@ func TestWhatLiesBelowAnotherVersionIsKept(t *testing.T) {
 		t.Error("what lies below can be deleted")
 	}
 }
+
+func TestALockIsSetOverABadNetwork(t *testing.T) {
+	g := storetest.StartGatewayWith(t, storetest.GatewayOptions{Versions: true})
+	b := lockedBucket(t, g, "locked")
+	p := storetest.StartProxy(t, g)
+	c := b.Write.As(p.Config(b.Name))
+	c.Sleep = func(context.Context, time.Duration) error { return nil }
+	s := openLocking(t, c, b.Lock(store.Governance))
+	for name, fault := range map[string]storetest.Fault{"reply lost": storetest.DropReply, "request lost": storetest.DropRequest,
+		"busy": storetest.Refuse(503, "SlowDown", "slow down"), "broken": storetest.Refuse(500, "InternalError", "try again")} {
+		key := "a/" + strings.ReplaceAll(name, " ", "-")
+		put(t, s, key, "an object")
+		met := 0
+		p.Inject(func(r *storetest.Request) storetest.Fault {
+			if r.URL.Query().Has("retention") && r.Nth <= 2 {
+				met++
+				return fault
+			}
+			return nil
+		})
+		until := time.Now().Add(time.Hour).UTC().Truncate(time.Second)
+		if err := s.Lock(t.Context(), key, until); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		p.Inject(nil)
+		if r, err := s.Retained(t.Context(), key); err != nil || !r.Until.Equal(until) || met < 3 {
+			t.Errorf("%s: %+v, %v after %d faults", name, r, err, met)
+		}
+	}
+}
