@@ -94,12 +94,15 @@ type carver struct {
 	total  int64 // for Progress
 	done   int64
 
-	heads, tails []int64             // where shards seem to begin and to end
+	heads, tails []int64             // where shards seem to begin, and their second headers
+	starts       []int64             // where whole objects begin
 	places       map[packKey][]place // what manifests and supplements list
 	listed       int
 	stored       map[string]bool // keys
 	have         map[shardKey]bool
-	budget       int64 // bytes that may yet be read beside whole passes
+	unit         int64  // in which files lie on the medium
+	buf          []byte // of one shard
+	budget       int64  // bytes that may yet be read beside whole passes
 }
 
 // A packKey names an encoding of a pack, a shardKey one of its shards.

@@ -86,7 +86,7 @@ func TestShardsInPiecesArePutTogether(t *testing.T) {
 	for _, c := range []struct {
 		block string
 		piece int
-	}{{"1024", 300 << 10}, {"4096", 200 << 10}} {
+	}{{"1024", 300 << 10}, {"4096", 200 << 10}, {"4096", 1 << 20}} {
 		t.Run(fmt.Sprintf("%s-%d", c.block, c.piece>>10), func(t *testing.T) {
 			image, path, unmount := disk(t, 128, "-b", c.block)
 			fragment(t, path, c.piece)

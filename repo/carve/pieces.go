@@ -1,6 +1,8 @@
 package carve
 
 import (
+	"crypto/sha256"
+	"hash/crc32"
 	"slices"
 
 	"strongroom/erasure"
@@ -34,6 +36,10 @@ type broken struct {
 	sums []uint32  // of its columns
 	hits [][]int64 // where columns with these checksums were seen
 	at   []int64   // where each column begins; 0: not known
+
+	spans [][]span // of which columns consist that are cut
+	gaps  []*gap
+	tries int
 }
 
 // pieces puts together what does not lie in one piece. The end of a shard has
@@ -42,8 +48,8 @@ type broken struct {
 // one shard as for all of them. A column that itself is cut in two lies between
 // two that are found.
 //
-// BUG: a piece that holds no whole column, so one below 132 KiB between two
-// others, is not found. File systems make such pieces when they are nearly full.
+// A piece that holds no whole column is found by fillGaps, if none such is
+// beside it.
 func (v *carver) pieces() error {
 	jobs, paired, err := v.pair()
 	if err != nil {
@@ -65,6 +71,9 @@ func (v *carver) pieces() error {
 	v.total += v.Size * int64(len(batches))
 	for _, batch := range batches {
 		if err := v.search(batch); err != nil {
+			return err
+		}
+		if err := v.place(batch); err != nil {
 			return err
 		}
 		for i := range batch {
@@ -123,6 +132,34 @@ func (b *broken) load(v *carver) (ok bool, err error) {
 	return ok, nil
 }
 
+// place decides where the columns of a batch lie, by what search has found.
+func (v *carver) place(batch []broken) error {
+	v.measure(batch)
+	var gaps []*gap
+	for i := range batch {
+		b := &batch[i]
+		if b.sums == nil || v.have[keyOf(b.h)] {
+			continue
+		}
+		if err := b.choose(v); err != nil {
+			return err
+		}
+		for c := range b.sums {
+			if b.at[c] == 0 && b.sums[c] != zeroSum {
+				if err := b.join(v, c); err != nil {
+					return err
+				}
+			}
+		}
+		gaps = append(gaps, b.findGaps()...)
+	}
+	if len(gaps) == 0 {
+		return nil
+	}
+	v.total += v.Size
+	return v.fillGaps(gaps)
+}
+
 // search looks for the columns of all shards of a batch.
 func (v *carver) search(batch []broken) error {
 	type column struct {
@@ -130,7 +167,7 @@ func (v *carver) search(batch []broken) error {
 		c int
 	}
 	wanted := map[uint32][]column{}
-	var maybe [1 << 16]uint64 // a bit for the upper bits of each wanted checksum
+	var maybe sieve
 	for i := range batch {
 		b := &batch[i]
 		if ok, err := b.load(v); err != nil {
@@ -143,12 +180,12 @@ func (v *carver) search(batch []broken) error {
 		for c, sum := range b.sums {
 			if sum != zeroSum {
 				wanted[sum] = append(wanted[sum], column{b, c})
-				maybe[sum>>16] |= 1 << (sum >> 10 & 63)
+				maybe.add(sum)
 			}
 		}
 	}
 	return v.slide(func(sum uint32, off int64) {
-		if maybe[sum>>16]>>(sum>>10&63)&1 == 0 {
+		if !maybe.has(sum) {
 			return
 		}
 		for _, w := range wanted[sum] {
@@ -186,45 +223,98 @@ func (v *carver) slide(see func(sum uint32, off int64)) error {
 	return nil
 }
 
-// assemble puts a shard together from what was found, if all of it was.
+// assemble puts a shard together from what was found, if all of it was. Where
+// there is a choice between bytes that have the same checksums, the manifest's
+// SHA-256 decides, and nothing is stored if there is none.
 func (v *carver) assemble(b *broken) error {
 	if b.sums == nil || v.have[keyOf(b.h)] {
 		return nil
 	}
-	if err := b.choose(v); err != nil {
-		return err
-	}
-	shard := make([]byte, b.h.ShardLen())
-	b.h.Append(shard[:0])
 	for c := range b.sums {
-		part := shard[erasure.PayloadOffset(c):erasure.PayloadOffset(c+1)]
-		var ok bool
-		var err error
-		switch {
-		case b.at[c] > 0:
-			ok, err = true, v.read(b.at[c], part)
-		case b.sums[c] == zeroSum: // as it is
-			ok = true
-		default:
-			ok, err = b.join(v, c, part)
-		}
-		if err != nil {
-			return err
-		}
-		if !ok || erasure.Sum(part) != b.sums[c] {
+		if b.at[c] == 0 && b.sums[c] != zeroSum && len(b.spans[c]) == 0 && b.gapAt(c) == nil {
 			return nil // reportRest says so
 		}
 	}
-	payload := shard[erasure.HeaderLen:erasure.PayloadOffset(len(b.sums))]
+	if n := b.h.ShardLen(); int64(len(v.buf)) < n {
+		v.buf = make([]byte, n)
+	}
+	payload := v.buf[:len(b.sums)*erasure.Column]
+	for c := range b.sums {
+		if err := b.fill(v, c, payload[c*erasure.Column:(c+1)*erasure.Column]); err != nil {
+			return err
+		}
+	}
+	guessed := len(b.gaps) > 0
+	for more := true; more; more = b.nextGuess() {
+		for _, g := range b.gaps {
+			for i, spans := range g.found[g.use] {
+				b.spans[g.first+i] = spans
+				if err := b.fill(v, g.first+i, payload[(g.first+i)*erasure.Column:(g.first+i+1)*erasure.Column]); err != nil {
+					return err
+				}
+			}
+		}
+		done, err := v.finish(b, payload, guessed)
+		if done || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// finish stores a shard that was put together.
+func (v *carver) finish(b *broken, payload []byte, guessed bool) (bool, error) {
+	for c, sum := range b.sums {
+		if erasure.Sum(payload[c*erasure.Column:(c+1)*erasure.Column]) != sum {
+			return false, nil
+		}
+	}
 	whole, err := erasure.BuildShard(b.h, payload)
 	if err != nil {
-		return err
+		return false, err
+	}
+	if listed, right := v.listedAs(b.h, sha256.Sum256(whole)); listed && !right || guessed && !listed {
+		return false, nil
 	}
 	before := v.report.Shards
 	if err := v.keep(b.head, b.h, whole); err != nil {
-		return err
+		return false, err
 	}
 	v.report.InPieces += v.report.Shards - before
+	return true, nil
+}
+
+// listedAs reports whether anything lists the shard, and with this SHA-256.
+func (v *carver) listedAs(h erasure.Header, sum [sha256.Size]byte) (listed, right bool) {
+	for _, p := range v.places[keyOf(h).packKey] {
+		if i := h.Index - p.first; i >= 0 && i < len(p.sums) {
+			listed, right = true, right || p.sums[i] == sum
+		}
+	}
+	return listed, right
+}
+
+// A span is bytes of the medium.
+type span struct {
+	off int64
+	n   int
+}
+
+// fill reads a column from where it was found.
+func (b *broken) fill(v *carver, c int, part []byte) error {
+	switch {
+	case b.at[c] > 0:
+		return v.read(b.at[c], part)
+	case len(b.spans[c]) == 0:
+		clear(part)
+		return nil
+	}
+	for _, s := range b.spans[c] {
+		if err := v.read(s.off, part[:s.n]); err != nil {
+			return err
+		}
+		part = part[s.n:]
+	}
 	return nil
 }
 
@@ -253,18 +343,17 @@ func (b *broken) right(c int) int64 {
 // choose decides for each column between the places where its checksum was
 // seen: for one that follows on the column before, or has the next behind it.
 func (b *broken) choose(v *carver) error {
-	b.at = make([]int64, len(b.sums))
+	b.at, b.spans = make([]int64, len(b.sums)), make([][]span, len(b.sums))
 	for c, hits := range b.hits {
-		after := func(off int64) bool {
-			return c+1 < len(b.hits) && slices.Contains(b.hits[c+1], off+erasure.Column) || c+1 == len(b.hits) && off == b.right(c)
-		}
-		switch i := slices.IndexFunc(hits, after); {
+		followed := slices.IndexFunc(hits, func(off int64) bool { return b.followed(c, off) })
+		fits := slices.IndexFunc(hits, func(off int64) bool { return (off-inside)%v.unit == 0 })
+		switch {
 		case slices.Contains(hits, b.left(c)):
 			b.at[c] = b.left(c)
-		case i >= 0:
-			b.at[c] = hits[i]
-		case len(hits) > 0:
-			b.at[c] = hits[0]
+		case followed >= 0:
+			b.at[c] = hits[followed]
+		case fits >= 0:
+			b.at[c] = hits[fits]
 		case b.sums[c] == zeroSum:
 			if err := b.zeros(v, c, b.left(c)); err != nil {
 				return err
@@ -279,6 +368,15 @@ func (b *broken) choose(v *carver) error {
 		}
 	}
 	return nil
+}
+
+// followed reports whether what follows on column c, if it is at off, was seen
+// behind it.
+func (b *broken) followed(c int, off int64) bool {
+	if c+1 == len(b.hits) {
+		return off == b.right(c)
+	}
+	return slices.Contains(b.hits[c+1], off+erasure.Column)
 }
 
 // zeros places a column of zeros where there are some. Its content is no
@@ -297,28 +395,63 @@ func (b *broken) zeros(v *carver, c int, off int64) error {
 	return nil
 }
 
-// join makes a column that is cut in two, of the end of one piece and the
-// beginning of the next.
-func (b *broken) join(v *carver, c int, part []byte) (bool, error) {
+// join finds where a column is cut that consists of the end of one piece and
+// the beginning of the next.
+func (b *broken) join(v *carver, c int) error {
 	left, right := b.left(c), b.right(c)
 	if left <= 0 || right == 0 || !v.spend(2*erasure.Column) {
-		return false, nil
+		return nil
 	}
-	first, second := make([]byte, erasure.Column), make([]byte, erasure.Column)
-	if err := v.readInside(left, first); err != nil {
-		return false, err
+	ahead, err := v.ahead(left)
+	if err != nil {
+		return err
 	}
-	if err := v.readInside(right, second); err != nil {
-		return false, err
+	back, err := v.back(right, b.sums[c])
+	if err != nil {
+		return err
 	}
-	for cut := align - inside; cut < erasure.Column; cut += align {
-		copy(part, first[:cut])
-		copy(part[cut:], second[cut:])
-		if erasure.Sum(part) == b.sums[c] {
-			return true, nil
+	for i := range ahead {
+		if cut := cutAt(i); ahead[i] == back[i] {
+			b.spans[c] = []span{{left, cut}, {right + int64(cut), erasure.Column - cut}}
+			return nil
 		}
 	}
-	return false, nil
+	return nil
+}
+
+// cutAt is the ith place of a column at which a sector begins.
+func cutAt(i int) int { return align - inside + i*align }
+
+const cuts = erasure.Column / align
+
+// ahead returns the state of the checksum at each cut of a column of which the
+// bytes before it are those from left on.
+func (v *carver) ahead(left int64) (state [cuts]uint32, err error) {
+	var b [erasure.Column]byte
+	if err := v.readInside(left, b[:]); err != nil {
+		return state, err
+	}
+	now, from := ^uint32(0), 0
+	for i := range state {
+		now = ^crc32.Update(^now, castagnoli, b[from:cutAt(i)])
+		state[i], from = now, cutAt(i)
+	}
+	return state, nil
+}
+
+// back returns the state that the checksum has to have at each cut of a column
+// of which the bytes behind it are those that it has from right on.
+func (v *carver) back(right int64, sum uint32) (state [cuts]uint32, err error) {
+	var b [erasure.Column]byte
+	if err := v.readInside(right, b[:]); err != nil {
+		return state, err
+	}
+	now, to := ^sum, len(b)
+	for i := range slices.Backward(state[:]) {
+		now = unwind(now, b[cutAt(i):to])
+		state[i], to = now, cutAt(i)
+	}
+	return state, nil
 }
 
 // readInside reads what of a range lies on the medium; the rest is zero.

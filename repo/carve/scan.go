@@ -135,6 +135,7 @@ func (v *carver) findLoose(off int64, b []byte) error {
 		return nil
 	}
 	v.remember(l)
+	v.starts = append(v.starts, off)
 	if v.stored[l.Key] {
 		return nil
 	}

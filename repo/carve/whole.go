@@ -10,7 +10,6 @@ import (
 // whole stores the shards that lie in one piece.
 func (v *carver) whole() error {
 	var left []int64
-	var buf []byte
 	end := int64(0) // of the last whole one: what begins in it is part of it
 	for _, off := range v.heads {
 		if off < end {
@@ -24,10 +23,10 @@ func (v *carver) whole() error {
 			continue
 		}
 		n := h.ShardLen()
-		if int64(cap(buf)) < n {
-			buf = make([]byte, n)
+		if int64(len(v.buf)) < n {
+			v.buf = make([]byte, n)
 		}
-		ok, err := v.inOnePiece(off, h, buf[:n])
+		ok, err := v.inOnePiece(off, h, v.buf[:n])
 		if err != nil {
 			return err
 		}
@@ -35,10 +34,11 @@ func (v *carver) whole() error {
 			left = append(left, off)
 			continue
 		}
-		if err := v.keep(off, h, buf[:n]); err != nil {
+		if err := v.keep(off, h, v.buf[:n]); err != nil {
 			return err
 		}
 		end = off + n
+		v.starts = append(v.starts, off)
 	}
 	v.heads = left
 	return nil
