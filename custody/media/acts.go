@@ -1,5 +1,7 @@
 package media
 
+import "strongroom/custody/keys"
+
 // New is a medium to be enrolled. Its slot is given out here.
 type New struct {
 	ID ID // zero: a new one
@@ -35,10 +37,9 @@ func (r *Register) Insert(s Seen, by string) (Medium, error) {
 	})
 }
 
-// Begin begins a session of writing: Uses of what it returns has to be on the
-// medium, durably, before anything else is written there, or in the image that
-// is burned onto it. A session that was cut off is begun anew with the next
-// number.
+// Begin notes that a session of writing begins, before anything is written to
+// the medium or into the image that is burned onto it. Uses of what it returns is
+// the highest number that the session may get there.
 func (r *Register) Begin(id ID, by string) (Medium, error) {
 	return r.act(func(all []Medium, e *Entry) error {
 		m, err := find(all, id)
@@ -50,10 +51,11 @@ func (r *Register) Begin(id ID, by string) (Medium, error) {
 	})
 }
 
-// Finish ends the session of that number, once all of it is durable there, or
-// in the image that is burned.
-func (r *Register) Finish(id ID, uses uint64, image *Image, by string) (Medium, error) {
-	return r.simple(Entry{Act: Finish, Medium: id, Uses: uses, Image: image, By: by})
+// Finish ends a session, once all of it is durable on the medium, or in the
+// image that is burned: uses is the number that it has there, and head stands
+// for all that it holds.
+func (r *Register) Finish(id ID, uses uint64, head keys.Hash, image *Image, by string) (Medium, error) {
+	return r.simple(Entry{Act: Finish, Medium: id, Uses: uses, Head: head, Image: image, By: by})
 }
 
 // Verify notes that every byte was read. Damage says what was bad, in few

@@ -42,6 +42,7 @@ type Entry struct {
 	Set      string    `json:"set,omitempty"`      // of Assign
 	Uses     uint64    `json:"uses,omitempty"`     // of Begin and Finish
 	Image    *Image    `json:"image,omitempty"`    // of Finish of an optical medium
+	Head     keys.Hash `json:"head,omitzero"`      // of Finish: of all sessions on the medium
 	Damage   string    `json:"damage,omitempty"`   // of Verify: what was bad
 	Reason   string    `json:"reason,omitempty"`   // of Lose and Retire
 	Previous keys.Hash `json:"previous"`           // of the entry before; zeros for the first
@@ -198,7 +199,9 @@ func (m *Medium) hinders(e Entry) string {
 			return fmt.Sprintf("session %d after %d", e.Uses, m.Uses)
 		}
 	case Finish:
-		if !m.Open() || e.Uses != m.Uses {
+		// A session that was cut off may have left nothing on the medium, which
+		// then goes on counting where it was.
+		if e.Uses <= m.Closed || e.Uses > m.Uses {
 			return fmt.Sprintf("session %d is not open", e.Uses)
 		}
 		if (e.Image != nil) != (m.Kind == Optical) || e.Image != nil && e.Image.Bytes <= 0 {
@@ -243,7 +246,8 @@ func (m *Medium) change(e Entry) {
 	case Begin:
 		m.Uses, m.Begun, m.Checked = e.Uses, e.Time, false
 	case Finish:
-		m.Closed, m.Written, m.Damage, m.Damaged, m.Image = e.Uses, e.Time, "", time.Time{}, e.Image
+		m.Uses, m.Closed, m.Head = e.Uses, e.Uses, e.Head
+		m.Written, m.Damage, m.Damaged, m.Image = e.Time, "", time.Time{}, e.Image
 	case Verify:
 		if m.Checked = e.Damage == ""; m.Checked {
 			m.Verified, m.Damage, m.Damaged = e.Time, "", time.Time{}

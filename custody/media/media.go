@@ -182,6 +182,11 @@ type Medium struct {
 	Uses   uint64 `json:"uses"`
 	Closed uint64 `json:"closed"`
 
+	// Head is the SHA-256 that stands for all that its sessions wrote, as the
+	// medium told when the last one was finished. Two copies that were both written
+	// to count the same, and differ here.
+	Head keys.Hash `json:"head,omitzero"`
+
 	Begun    time.Time `json:"begun,omitzero"`    // the last session
 	Written  time.Time `json:"written,omitzero"`  // the last session that was finished
 	Verified time.Time `json:"verified,omitzero"` // last read whole, every byte, and found good
@@ -211,6 +216,7 @@ type Seen struct {
 	UUID   string
 	Serial string
 	Uses   uint64 // the counter that it holds
+	Head   keys.Hash
 }
 
 // Recognise compares what was put in with the register. A medium whose counter
@@ -227,6 +233,8 @@ func (m *Medium) Recognise(s Seen) error {
 	case s.Uses < m.Closed:
 		return fmt.Errorf("medium %q: %w: it counts %d uses, the register %d; it is a copy, or was restored from an image",
 			m.Label, ErrClone, s.Uses, m.Uses)
+	case s.Uses == m.Closed && s.Head != m.Head:
+		return fmt.Errorf("medium %q: %w: after %d uses it holds other sessions than the register knows", m.Label, ErrClone, s.Uses)
 	case s.Uses > m.Uses:
 		return fmt.Errorf("medium %q: %w: it counts %d uses, the register %d; it was written elsewhere, or the register was restored",
 			m.Label, ErrBehind, s.Uses, m.Uses)

@@ -54,7 +54,10 @@ func (d *desk) enrol(t *testing.T, n New) Medium {
 	return m
 }
 
-func seen(m Medium) Seen { return Seen{m.ID, m.UUID, m.Serial, m.Uses} }
+func seen(m Medium) Seen { return Seen{m.ID, m.UUID, m.Serial, m.Uses, m.Head} }
+
+// headAfter is what a medium would tell.
+func headAfter(m Medium) keys.Hash { return keys.Hash{byte(m.Uses), m.ID[0]} }
 
 // session is a whole one: in, written, verified, out.
 func (d *desk) session(t *testing.T, m Medium) Medium {
@@ -66,7 +69,7 @@ func (d *desk) session(t *testing.T, m Medium) Medium {
 	if m, err = d.Begin(m.ID, "box"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err = d.Finish(m.ID, m.Uses, nil, "box"); err != nil {
+	if _, err = d.Finish(m.ID, m.Uses, headAfter(m), nil, "box"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err = d.Verify(m.ID, "", "box"); err != nil {
@@ -176,6 +179,7 @@ func TestOnlyTheMediumThatIsKnownIsRecognised(t *testing.T) {
 		"no serial any more":     {func(s *Seen) { s.Serial = "" }, ErrClone},
 		"restored from an image": {func(s *Seen) { s.Uses = 1 }, ErrClone},
 		"written elsewhere":      {func(s *Seen) { s.Uses = 3 }, ErrBehind},
+		"one of two copies":      {func(s *Seen) { s.Head = keys.Hash{9} }, ErrClone},
 		"never enrolled":         {func(s *Seen) { s.ID = NewID() }, ErrUnknown},
 	} {
 		s := seen(m)
@@ -217,8 +221,28 @@ func TestAMediumWhoseSessionWasCutOffIsRecognised(t *testing.T) {
 			t.Errorf("%d uses: %v, want %v", uses, err, want)
 		}
 	}
-	if m = d.session(t, now); m.Uses != 5 || m.Open() {
-		t.Errorf("after a whole session it is %+v", m)
+	for _, uses := range []uint64{0, 2, 6} { // not numbers that it can have there
+		if _, err := d.Insert(seen(m), "operator"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := d.Finish(m.ID, uses, keys.Hash{1}, nil, "box"); !errors.Is(err, ErrState) {
+			t.Errorf("finished as session %d: %v", uses, err)
+		}
+	}
+	// The sessions that were cut off left nothing there: this is its third.
+	if _, err := d.Begin(m.ID, "box"); err != nil {
+		t.Fatal(err)
+	}
+	m, err = d.Finish(m.ID, 3, keys.Hash{3}, nil, "box")
+	if err != nil || m.Uses != 3 || m.Open() {
+		t.Errorf("after a whole session it is %+v, %v", m, err)
+	}
+	for uses, want := range map[uint64]error{2: ErrClone, 3: nil, 4: ErrBehind} {
+		s := seen(m)
+		s.Uses = uses
+		if err := m.Recognise(s); !errors.Is(err, want) {
+			t.Errorf("%d uses: %v, want %v", uses, err, want)
+		}
 	}
 }
 
@@ -240,7 +264,7 @@ func TestActsThatDoNotFitAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if burned, err = d.Finish(burned.ID, 1, &Image{Bytes: 1, SHA256: keys.Hash{7}}, "box"); err != nil {
+	if burned, err = d.Finish(burned.ID, 1, keys.Hash{1}, &Image{Bytes: 1, SHA256: keys.Hash{7}}, "box"); err != nil {
 		t.Fatal(err)
 	}
 	before, err := d.Head()
@@ -249,7 +273,7 @@ func TestActsThatDoNotFitAreRefused(t *testing.T) {
 	}
 	for what, act := range map[string]func() (Medium, error){
 		"begin on one that is out":    func() (Medium, error) { return d.Begin(out.ID, "box") },
-		"finish without begin":        func() (Medium, error) { return d.Finish(in.ID, 0, nil, "box") },
+		"finish without begin":        func() (Medium, error) { return d.Finish(in.ID, 0, keys.Hash{}, nil, "box") },
 		"verify one that is empty":    func() (Medium, error) { return d.Verify(in.ID, "", "box") },
 		"verify one that is out":      func() (Medium, error) { return d.Verify(out.ID, "", "box") },
 		"eject one that is out":       func() (Medium, error) { return d.Eject(out.ID, "operator") },

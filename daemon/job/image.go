@@ -45,7 +45,7 @@ type Imaged struct {
 	SHA256 string      `json:"sha256"`
 	Burned bool        `json:"burned"`
 	Inserted
-	sum keys.Hash
+	sum, head keys.Hash
 }
 
 // Image makes the image of an optical medium: what a disk would have, as an
@@ -102,7 +102,7 @@ func (m *Media) Image(ctx context.Context, label string, o ImageOptions) (_ *Ima
 		}
 		out.Burned = true
 	}
-	if x, err = m.register.Finish(x.ID, x.Uses, &media.Image{Bytes: out.Bytes, SHA256: out.sum}, m.by); err != nil {
+	if x, err = m.register.Finish(x.ID, x.Uses, out.head, &media.Image{Bytes: out.Bytes, SHA256: out.sum}, m.by); err != nil {
 		return out, err
 	}
 	out.Medium = m.state(x)
@@ -131,7 +131,11 @@ func (m *Media) stage(ctx context.Context, stage string, x media.Medium, made ti
 	if err := m.copyAll(ctx, session, x.Slot, InsertOptions{Only: o.Only, Progress: o.Progress}, &out.Inserted); err != nil {
 		return err
 	}
-	return session.Close(ctx)
+	if err := session.Close(ctx); err != nil {
+		return err
+	}
+	out.head = st.Head()
+	return nil
 }
 
 // writeImage writes the image of a directory, and reads it back.
@@ -222,7 +226,7 @@ func (m *Media) VerifyDisc(ctx context.Context, label, device string, progress f
 	case keys.Hash(h.Sum(nil)) != x.Image.SHA256:
 		damage = "it is not what the image was"
 	}
-	if x, err = m.register.Insert(media.Seen{ID: x.ID, UUID: x.UUID, Serial: x.Serial, Uses: x.Uses}, m.by); err != nil {
+	if x, err = m.register.Insert(media.Seen{ID: x.ID, UUID: x.UUID, Serial: x.Serial, Uses: x.Uses, Head: x.Head}, m.by); err != nil {
 		return s, err
 	}
 	if x, err = m.register.Verify(x.ID, damage, m.by); err != nil {

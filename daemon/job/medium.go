@@ -275,14 +275,14 @@ func (m *Media) compare(ctx context.Context, where at, x media.Medium) (media.Me
 	if err != nil {
 		return x, err
 	}
-	id, uses := st.Identity(), uint64(st.Uses())
+	id, uses, head := st.Identity(), uint64(st.Uses()), st.Head()
 	if err := st.Close(); err != nil {
 		return x, err
 	}
 	if media.ID(id.ID) != x.ID {
 		return x, fmt.Errorf("%w: this is %q, not %q", ErrRefused, id.Label, x.Label)
 	}
-	return m.register.Insert(media.Seen{ID: x.ID, UUID: id.FileSystem, Serial: id.Serial, Uses: uses}, m.by)
+	return m.register.Insert(media.Seen{ID: x.ID, UUID: id.FileSystem, Serial: id.Serial, Uses: uses, Head: head}, m.by)
 }
 
 // write runs a session of writing.
@@ -311,7 +311,7 @@ func (m *Media) write(ctx context.Context, where at, x media.Medium, o InsertOpt
 	if err := session.Close(ctx); err != nil {
 		return x, err
 	}
-	done, err := m.register.Finish(x.ID, x.Uses, nil, m.by)
+	done, err := m.register.Finish(x.ID, x.Uses, st.Head(), nil, m.by)
 	if err != nil {
 		return x, err
 	}
