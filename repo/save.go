@@ -354,6 +354,7 @@ func (s *Saver) commit(ctx context.Context, c Commit) (*Saved, error) {
 	// manifest's hash, so that of a run that dies here is never used.
 	if err := s.finishMap(object); err != nil {
 		s.c.Log("the map of this snapshot is lost, the next one will store more: %v", err)
+		removeMap(s.c.Dir, "new") // where the disk is full, what must be kept takes its place
 	}
 	return s.publish(ctx, object, c.Catalogue)
 }
