@@ -13,10 +13,16 @@ import (
 // grow makes it larger.
 func smallDisk(t *testing.T, mib int) (path string, grow func(mib int)) {
 	t.Helper()
+	return diskIn(t, t.TempDir(), mib)
+}
+
+// diskIn is a small disk whose file lies in a directory.
+func diskIn(t *testing.T, dir string, mib int) (path string, grow func(mib int)) {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting a small file system needs root: what a full disk does was not seen")
 	}
-	image, path := filepath.Join(t.TempDir(), "image"), filepath.Join(t.TempDir(), "disk")
+	image, path := filepath.Join(dir, "image"), filepath.Join(t.TempDir(), "disk")
 	run := func(args ...string) {
 		t.Helper()
 		if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
