@@ -54,6 +54,10 @@ func (r *Runs) Each(name, replay string, run func(t *testing.T)) {
 	}
 }
 
+// Add counts further runs of one that Each runs: those that are too many to be
+// a test each.
+func (r *Runs) Add(further int) { r.n += further }
+
 // Seeds runs with seeds from 1 on, so many as the tier has (with -short a tenth
 // of the short one), or with the one in STRONGROOM_SEED. A failing one prints the command that repeats it.
 func (r *Runs) Seeds(short, full int, run func(t *testing.T, seed uint64)) {
