@@ -8,6 +8,11 @@
 // that lies in one piece a second time, and, if some do not, the medium once
 // more for all of these together: a shard's checksums are looked for at every
 // place where a piece may begin.
+//
+// BUG: a manifest, supplement or tombstone that lies in pieces is reported and
+// not put together: nothing in it says which bytes follow on which. Every
+// snapshot's manifest lists the packs of those before it, and other stores have
+// them too, see Config.Known.
 package carve
 
 import (
@@ -57,6 +62,9 @@ type Config struct {
 	// supplements and tombstones. Without it whole ones are taken whoever signed
 	// them: a restore asks again.
 	Trust repo.Trust
+	// Known are manifests and supplements from elsewhere: where those of the medium
+	// are lost, they say to which generation its shards belong.
+	Known []*repo.Loose
 	// Progress, if not nil, is told how many of how many bytes have been read.
 	// The total grows once it is known that there are shards in pieces.
 	Progress func(done, total int64)
@@ -130,6 +138,9 @@ func Run(ctx context.Context, c Config) (*Report, error) {
 	began := time.Now()
 	v := &carver{Config: c, ctx: ctx, total: c.Size, places: map[packKey][]place{}, stored: map[string]bool{}, have: map[shardKey]bool{},
 		budget: 4*c.Size + 1<<30}
+	for _, l := range c.Known {
+		v.remember(l)
+	}
 	err := v.scan()
 	if err == nil {
 		err = v.whole()

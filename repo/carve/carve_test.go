@@ -3,10 +3,16 @@ package carve_test
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"strongroom/repo/store/media/iso"
+	"strongroom/repo/store/storetest"
 )
 
 // All that is on a disk of a golden repository's stores comes back to the byte
@@ -82,32 +88,67 @@ func fragment(t *testing.T, path string, size int) {
 	run(t, "sync", "-f", path)
 }
 
+// Each seed is another block size and another degree of fragmentation. Two
+// stores of three are on the disk, so every shard is needed.
 func TestShardsInPiecesArePutTogether(t *testing.T) {
-	for _, c := range []struct {
-		block string
-		piece int
-	}{{"1024", 300 << 10}, {"4096", 200 << 10}, {"4096", 1 << 20}} {
-		t.Run(fmt.Sprintf("%s-%d", c.block, c.piece>>10), func(t *testing.T) {
-			image, path, unmount := disk(t, 128, "-b", c.block)
-			fragment(t, path, c.piece)
-			a, b := filepath.Join(path, "a"), filepath.Join(path, "b")
-			from := []string{t.TempDir(), t.TempDir(), t.TempDir()}
-			want := save(t, 2, 24<<20, from...)
-			copyTree(t, from[0], a)
-			copyTree(t, from[2], b)
-			run(t, "sync", "-f", path)
-			pieces, broken := extents(t, a)
-			if pieces < 12 || broken < 1 {
-				t.Fatalf("the disk is not fragmented: %d pieces, %d objects in several", pieces, broken)
-			}
-			t.Logf("%d pieces, %d objects in several", pieces, broken)
-			unmount()
-			destroy(t, image)
-			to, report := carved(t, image, trust)
-			if report.Damaged > 0 || report.Unlisted > 0 || report.Manifests != 2 || report.InPieces < broken {
-				t.Errorf("%+v", report)
-			}
-			restore(t, want, to)
-		})
+	if os.Geteuid() != 0 {
+		t.Skip("mounting a file system needs root")
 	}
+	from := []string{t.TempDir(), t.TempDir(), t.TempDir()}
+	want := save(t, 2, 24<<20, from...)
+	runs := storetest.CountRuns(t, "medium: superblocks and inode tables zeroed, shards in pieces")
+	runs.Seeds(3, 20, func(t *testing.T, seed uint64) {
+		block := []int{4096, 1024, 2048}[seed%3]
+		piece := 160<<10 + rand.New(rand.NewPCG(seed, 5)).IntN(1<<20)
+		image, path, unmount := disk(t, 128, "-b", fmt.Sprint(block))
+		fragment(t, path, piece)
+		a, b := filepath.Join(path, "a"), filepath.Join(path, "b")
+		copyTree(t, from[0], a)
+		copyTree(t, from[2], b)
+		run(t, "sync", "-f", path)
+		pieces, broken := extents(t, a)
+		if pieces < 10 || broken < 1 {
+			t.Fatalf("the disk is not fragmented: %d pieces, %d objects in several", pieces, broken)
+		}
+		t.Logf("blocks of %d, pieces of %d: %d of them, %d objects in several", block, piece, pieces, broken)
+		unmount()
+		destroy(t, image)
+		to, report := carved(t, image, trust)
+		if report.Damaged > 0 || report.Unlisted > 0 || report.Manifests != 2 || report.InPieces < broken {
+			t.Errorf("%+v", report)
+		}
+		restore(t, want, to)
+	})
+}
+
+// A disc whose directories cannot be read any more is a medium without a file
+// system as well.
+func TestADiscWithoutDirectoriesIsCarved(t *testing.T) {
+	top := t.TempDir()
+	want := save(t, 2, 8<<20, top)
+	var files []iso.File
+	first := int64(0)
+	for key, b := range objects(t, top) {
+		files = append(files, iso.File{Path: key, Size: int64(len(b)), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(b)), nil }})
+		first += (int64(len(b)) + iso.Sector - 1) / iso.Sector * iso.Sector
+	}
+	plan, err := iso.Plan(iso.Config{Volume: "TEST", Time: time.Unix(1e9, 0)}, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	if err := plan.WriteTo(t.Context(), &b); err != nil {
+		t.Fatal(err)
+	}
+	first = plan.Size() - first - 150*iso.Sector // where the files begin
+	clear(b.Bytes()[:first])
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.WriteFile(image, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	to, report := carved(t, image, trust)
+	if report.Damaged > 0 || report.InPieces > 0 || report.Manifests != 2 {
+		t.Errorf("%+v", report)
+	}
+	restore(t, want, to)
 }

@@ -130,6 +130,28 @@ func TestOneGoodCopyIsEnough(t *testing.T) {
 	}
 }
 
+func TestTextsForPeopleAreFound(t *testing.T) {
+	marker := "strongroom store 1\n0123456789abcdef0123456789abcdef\n"
+	all := map[string][]byte{"RECOVER.txt": []byte(repo.RecoverText), "FORMAT.md": []byte(repo.FormatText), "strongroom": []byte(marker)}
+	image, at := layout(all, "RECOVER.txt", "strongroom", "FORMAT.md")
+	got, report := find(t, append(image[:len(image):len(image)], image...))
+	for key, b := range all {
+		if !bytes.Equal(got[key], b) {
+			t.Errorf("%s is missing", key)
+		}
+	}
+	if report.Texts != 3 || report.Damaged != 0 || len(got) != 3 {
+		t.Errorf("%+v", report)
+	}
+	for key := range all {
+		bad := bytes.Clone(image)
+		bad[at[key]+len(all[key])-2] ^= 0x80
+		if got, _ := find(t, bad); got[key] != nil || len(got) != 2 {
+			t.Errorf("%s is stored with another byte", key)
+		}
+	}
+}
+
 // Pieces of any size from 132 KiB on, in any order, with anything between.
 func TestPiecesInAnyOrder(t *testing.T) {
 	for seed := range uint64(30) {
@@ -247,7 +269,7 @@ func TestNothingIsFoundWhereNothingIs(t *testing.T) {
 // length, whose ends are there too, and signed manifests that claim everything.
 // It costs bounded memory and time.
 func TestAPreparedMediumCostsNoMoreThanItIsLarge(t *testing.T) {
-	const size = 12 << 20
+	const size = 8 << 20
 	forge := func(columns int) []byte {
 		image := make([]byte, 0, size)
 		for i := 0; len(image) < size; i++ {
@@ -347,14 +369,16 @@ func TestAStoreThatFailsEndsTheSearch(t *testing.T) {
 // signed by somebody who is believed, where anybody is asked.
 func TestShardsBelongToWhatListsThem(t *testing.T) {
 	top := t.TempDir()
-	want := save(t, 1, 2<<20, top)
+	save(t, 1, 2<<20, top)
 	all := objects(t, top)
-	var keys, shards []string
+	var keys, shards, manifests []string
 	for k := range all {
 		if strings.Count(k, "/") == 2 {
 			keys = append(keys, k)
 			if strings.Contains(k, "/s-") {
 				shards = append(shards, k)
+			} else {
+				manifests = append(manifests, k)
 			}
 		}
 	}
@@ -390,6 +414,17 @@ func TestShardsBelongToWhatListsThem(t *testing.T) {
 			t.Errorf("signed by a stranger: %s is stored", k)
 		}
 	}
+	// A manifest from elsewhere does as well.
+	bare, _ := layout(all, shards...)
+	l, err := repo.ParseLoose(all[manifests[0]], trust)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere := storetest.NewMemory()
+	r, err = carve.Run(context.Background(), carve.Config{Medium: bytes.NewReader(bare), Size: int64(len(bare)), To: elsewhere, Known: []*repo.Loose{l}})
+	if err != nil || r.Unlisted != 0 || r.Shards != len(shards) || !bytes.Equal(elsewhere.Objects[shards[0]], all[shards[0]]) {
+		t.Errorf("listed elsewhere: %+v, %v", r, err)
+	}
 	// A shard of the same header and other bytes, with checksums that hold.
 	h, err := erasure.ParseHeader(all[shards[0]][:256])
 	if err != nil {
@@ -407,7 +442,6 @@ func TestShardsBelongToWhatListsThem(t *testing.T) {
 	if r.Damaged != 1 || r.Unlisted != 1 || got[shards[0]] != nil {
 		t.Errorf("forged: %+v", r)
 	}
-	_ = want
 }
 
 // Whatever is done to an image, what is stored is whole.
