@@ -225,7 +225,7 @@ type Seen struct {
 func (m *Medium) Recognise(s Seen) error {
 	switch {
 	case m.Gone != "":
-		return fmt.Errorf("medium %q: %w: %s since %s", m.Label, ErrGone, m.Gone, m.Reason)
+		return fmt.Errorf("medium %q: %w: %s: %s", m.Label, ErrGone, m.Gone, m.Reason)
 	case m.UUID != "" && s.UUID != m.UUID:
 		return fmt.Errorf("medium %q: %w: file system %q, enrolled with %q", m.Label, ErrClone, s.UUID, m.UUID)
 	case m.Serial != "" && s.Serial != m.Serial:
