@@ -131,6 +131,11 @@ func (s *Site) ExtendLocks(ctx context.Context, o LockOptions) ([]TenantLocks, e
 			if err != nil {
 				return err
 			}
+			left := map[objectlock.Object]bool{} // on stores that were given up
+			for _, o := range w.k.Due(w.needed) {
+				left[o] = true
+			}
+			due = slices.DeleteFunc(due, func(o objectlock.Object) bool { return left[o] })
 		}
 		w.sum(due)
 		return nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -168,42 +167,13 @@ func (k *Keeper) each(ctx context.Context, objects []Object, progress func(done,
 	for _, o := range objects {
 		by[o.Member] = append(by[o.Member], o)
 	}
-	out := Result{Failed: map[int]error{}}
-	var mu sync.Mutex // guards out
-	var done atomic.Int64
+	r := &run{k: k, do: do, progress: progress, total: int64(len(objects)), out: Result{Failed: map[int]error{}}}
 	var stores sync.WaitGroup
 	for member, list := range by {
 		stores.Go(func() {
 			for len(list) > 0 && ctx.Err() == nil {
 				n := min(batch, len(list))
-				g, gctx := errgroup.WithContext(ctx)
-				g.SetLimit(parallel)
-				for _, o := range list[:n] {
-					if gctx.Err() != nil {
-						break
-					}
-					g.Go(func() error {
-						err := do(k.locker(member), o)
-						mu.Lock()
-						defer mu.Unlock()
-						switch {
-						case err == nil:
-							out.Done++
-						case errors.Is(err, store.ErrNotExist):
-							out.Missing = append(out.Missing, o)
-						default:
-							return err
-						}
-						if n := done.Add(1); progress != nil {
-							progress(n, int64(len(objects)))
-						}
-						return nil
-					})
-				}
-				if err := g.Wait(); err != nil && ctx.Err() == nil {
-					mu.Lock()
-					out.Failed[member] = fmt.Errorf("store %q: %w", k.Name(member), err)
-					mu.Unlock()
+				if !r.batch(ctx, member, list[:n]) {
 					return
 				}
 				list = list[n:]
@@ -213,7 +183,56 @@ func (k *Keeper) each(ctx context.Context, objects []Object, progress func(done,
 	}
 	stores.Wait()
 	k.save()
-	return out, ctx.Err()
+	return r.out, ctx.Err()
+}
+
+// run is one over many objects.
+type run struct {
+	k        *Keeper
+	do       func(store.Locker, Object) error
+	progress func(done, total int64)
+	total    int64
+
+	mu  sync.Mutex
+	out Result // guarded by mu until all are done
+}
+
+// batch does some objects of one store and reports whether to go on there.
+func (r *run) batch(ctx context.Context, member int, objects []Object) bool {
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel)
+	for _, o := range objects {
+		if gctx.Err() != nil {
+			break
+		}
+		g.Go(func() error { return r.note(o, r.do(r.k.locker(member), o)) })
+	}
+	err := g.Wait()
+	if err != nil && ctx.Err() == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.out.Failed[member] = fmt.Errorf("store %q: %w", r.k.Name(member), err)
+	}
+	return err == nil
+}
+
+// note takes note of how one object went. What is not there is no fault of the
+// store's.
+func (r *run) note(o Object, err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case err == nil:
+		r.out.Done++
+	case errors.Is(err, store.ErrNotExist):
+		r.out.Missing = append(r.out.Missing, o)
+	default:
+		return err
+	}
+	if r.progress != nil {
+		r.progress(int64(r.out.Done+len(r.out.Missing)), r.total)
+	}
+	return nil
 }
 
 func (k *Keeper) save() {

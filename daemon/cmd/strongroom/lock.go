@@ -15,8 +15,13 @@ import (
 
 func (a *app) lockCommand() *cobra.Command {
 	c := &cobra.Command{Use: "lock", Short: "Keep what snapshots need from being deleted from the stores that lock objects"}
+	c.AddCommand(a.lockExtendCommand(), a.lockListCommand())
+	return c
+}
+
+func (a *app) lockExtendCommand() *cobra.Command {
 	var o job.LockOptions
-	extend := &cobra.Command{
+	c := &cobra.Command{
 		Use:   "extend [TENANT[/DATASET]]",
 		Short: "Lock what live snapshots need for the whole window again; to be run every week",
 		Long: `Lock every object that a live snapshot needs, on every store that has a "lock" in
@@ -49,8 +54,12 @@ refused.`,
 			return lockAlarm(all)
 		},
 	}
-	extend.Flags().BoolVarP(&o.DryRun, "dry-run", "n", false, "set no lock, print what would be done")
-	c.AddCommand(extend, &cobra.Command{
+	c.Flags().BoolVarP(&o.DryRun, "dry-run", "n", false, "set no lock, print what would be done")
+	return c
+}
+
+func (a *app) lockListCommand() *cobra.Command {
+	return &cobra.Command{
 		Use:   "list [TENANT[/DATASET]]",
 		Short: "Ask every store how long what live snapshots need is locked",
 		Args:  cobra.MaximumNArgs(1),
@@ -70,8 +79,7 @@ refused.`,
 			}
 			return nil
 		},
-	})
-	return c
+	}
 }
 
 type lockRun func(*job.Site, context.Context, job.LockOptions) ([]job.TenantLocks, error)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Roles are who uses a bucket, as its policy names principals: at Amazon the
@@ -42,50 +43,72 @@ func Policy(bucket, prefix string, r Roles, days int) ([]byte, error) {
 	if r.Write == "" {
 		return nil, errors.New("policy: nobody writes")
 	}
-	separate := r.Extend != "" && r.Extend != r.Write
+	if r.Extend == r.Write {
+		r.Extend = ""
+	}
 	if r.Delete != "" && (r.Delete == r.Write || r.Delete == r.Extend) {
 		return nil, errors.New("policy: what deletes must not be what writes or extends")
 	}
-	objects, whole := []string{"arn:aws:s3:::" + bucket + "/" + prefix + "*"}, []string{"arn:aws:s3:::" + bucket}
-	everything := []string{"arn:aws:s3:::" + bucket + "/*"}
-	is := func(names ...string) map[string][]string { return map[string][]string{"AWS": names} }
-	held := []string{r.Write}
-	if separate {
-		held = append(held, r.Extend)
-	}
-	all := append([]string{}, held...)
-	writes := append([]string{"s3:PutObject"}, readObjects...)
-	if !separate {
-		writes = append(writes, "s3:PutObjectRetention")
-	}
-	list := []statement{{Sid: "Write", Effect: "Allow", Principal: is(r.Write), Action: writes, Resource: objects}}
-	if separate {
-		list = append(list, statement{Sid: "Extend", Effect: "Allow", Principal: is(r.Extend), Action: append([]string{"s3:PutObjectRetention"}, readObjects...), Resource: objects})
-	}
-	if r.Delete != "" {
-		all = append(all, r.Delete)
-		list = append(list, statement{Sid: "Delete", Effect: "Allow", Principal: is(r.Delete), Action: append([]string{"s3:DeleteObject", "s3:DeleteObjectVersion"}, readObjects...), Resource: objects})
-	}
-	list = append(list,
-		statement{Sid: "List", Effect: "Allow", Principal: is(all...), Action: readBucket, Resource: whole},
-		statement{Sid: "NoDelete", Effect: "Deny", Principal: is(held...), Action: endObjects, Resource: everything},
-		statement{Sid: "NoForgetting", Effect: "Deny", Principal: is(held...), Action: endBucket, Resource: whole})
-	if separate {
-		list = append(list,
-			statement{Sid: "WriterLocksNothing", Effect: "Deny", Principal: is(r.Write), Action: []string{"s3:PutObjectRetention"}, Resource: everything},
-			statement{Sid: "ExtenderWritesNothing", Effect: "Deny", Principal: is(r.Extend), Action: []string{"s3:PutObject"}, Resource: everything})
-	}
-	if r.Delete != "" {
-		list = append(list, statement{Sid: "DeleterUnlocksNothing", Effect: "Deny", Principal: is(r.Delete),
-			Action: []string{"s3:BypassGovernanceRetention", "s3:PutObjectRetention", "s3:PutObject"}, Resource: everything})
-	}
+	p := &policy{objects: "arn:aws:s3:::" + bucket + "/" + prefix + "*", everything: "arn:aws:s3:::" + bucket + "/*", bucket: "arn:aws:s3:::" + bucket}
+	p.allow(r)
+	p.deny(r)
 	if days > 0 {
-		// Amazon S3 User Guide, "Enforce conditional writes on Amazon S3 buckets":
-		// the writer puts new names only, so that nothing lies over what is locked.
-		list = append(list, statement{Sid: "NoOverwriting", Effect: "Deny", Principal: is(r.Write), Action: []string{"s3:PutObject"}, Resource: everything,
-			Condition: map[string]any{"Null": map[string]string{"s3:if-none-match": "true"}}})
-		list = append(list, statement{Sid: "NobodyLocksForLong", Effect: "Deny", Principal: "*", Action: []string{"s3:PutObject", "s3:PutObjectRetention"}, Resource: everything,
-			Condition: map[string]any{"NumericGreaterThan": map[string]string{"s3:object-lock-remaining-retention-days": fmt.Sprint(days)}}})
+		p.bound(r, days)
 	}
-	return json.MarshalIndent(map[string]any{"Version": "2012-10-17", "Statement": list}, "", "  ")
+	return json.MarshalIndent(map[string]any{"Version": "2012-10-17", "Statement": p.list}, "", "  ")
+}
+
+// policy is one in the making.
+type policy struct {
+	objects, everything, bucket string // resources
+	list                        []statement
+}
+
+func (p *policy) add(sid, effect, resource string, actions []string, who ...string) {
+	p.list = append(p.list, statement{Sid: sid, Effect: effect, Principal: map[string][]string{"AWS": who}, Action: actions, Resource: []string{resource}})
+}
+
+// who leaves out the roles that nobody has.
+func who(names ...string) []string {
+	return slices.DeleteFunc(names, func(n string) bool { return n == "" })
+}
+
+func (p *policy) allow(r Roles) {
+	writes := append([]string{"s3:PutObject"}, readObjects...)
+	if r.Extend == "" {
+		writes = append(writes, "s3:PutObjectRetention")
+	} else {
+		p.add("Extend", "Allow", p.objects, append([]string{"s3:PutObjectRetention"}, readObjects...), r.Extend)
+	}
+	p.add("Write", "Allow", p.objects, writes, r.Write)
+	if r.Delete != "" {
+		p.add("Delete", "Allow", p.objects, append([]string{"s3:DeleteObject", "s3:DeleteObjectVersion"}, readObjects...), r.Delete)
+	}
+	p.add("List", "Allow", p.bucket, readBucket, who(r.Write, r.Extend, r.Delete)...)
+}
+
+func (p *policy) deny(r Roles) {
+	held := who(r.Write, r.Extend)
+	p.add("NoDelete", "Deny", p.everything, endObjects, held...)
+	p.add("NoForgetting", "Deny", p.bucket, endBucket, held...)
+	if r.Extend != "" {
+		p.add("WriterLocksNothing", "Deny", p.everything, []string{"s3:PutObjectRetention"}, r.Write)
+		p.add("ExtenderWritesNothing", "Deny", p.everything, []string{"s3:PutObject"}, r.Extend)
+	}
+	if r.Delete != "" {
+		p.add("DeleterUnlocksNothing", "Deny", p.everything, []string{"s3:BypassGovernanceRetention", "s3:PutObjectRetention", "s3:PutObject"}, r.Delete)
+	}
+}
+
+// bound adds what some services do not know. Amazon S3 User Guide, "Enforce
+// conditional writes on Amazon S3 buckets": the writer puts new names only, so
+// that nothing lies over what is locked. The other key counts
+// the days that a lock would last from now.
+func (p *policy) bound(r Roles, days int) {
+	p.add("NoOverwriting", "Deny", p.everything, []string{"s3:PutObject"}, r.Write)
+	p.list[len(p.list)-1].Condition = map[string]any{"Null": map[string]string{"s3:if-none-match": "true"}}
+	p.add("NobodyLocksForLong", "Deny", p.everything, []string{"s3:PutObject", "s3:PutObjectRetention"})
+	last := &p.list[len(p.list)-1]
+	last.Principal = "*"
+	last.Condition = map[string]any{"NumericGreaterThan": map[string]string{"s3:object-lock-remaining-retention-days": fmt.Sprint(days)}}
 }
