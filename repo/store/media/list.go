@@ -43,8 +43,8 @@ type session struct {
 
 const (
 	listTitle   = "strongroom medium session 1"
-	maxList     = 64 << 20
-	maxEntries  = 1 << 19
+	maxList     = 96 << 20
+	maxEntries  = 1 << 18
 	maxSize     = 1 << 40 // of an object
 	sessionName = "session-"
 	indexName   = "index-"

@@ -236,19 +236,19 @@ func TestAFullMediumKeepsWhatItHas(t *testing.T) {
 		have := map[string][]byte{}
 		d.use(func(s *Store) {
 			w := must(s.Begin(t.Context(), sessionConfig()))(t)
-			full := 0
-			for i := 0; full < 3 && i < 1000; i++ {
-				key, body := fmt.Sprintf("t/g/s-%d", i), storetest.Body(seed*1000+uint64(i), 1+r.IntN(3<<20))
+			largest := 3 << 20 // and smaller ones once these do not fit, to the last cell
+			for i := 0; largest > 1000 && i < 1000; i++ {
+				key, body := fmt.Sprintf("t/g/s-%d", i), storetest.Body(seed*1000+uint64(i), 1+r.IntN(largest))
 				switch err := storetest.Put(w, key, body); {
 				case err == nil:
 					have[key] = body
 				case errors.Is(err, store.ErrFull):
-					full++
+					largest /= 2
 				default:
 					t.Fatal(err)
 				}
 			}
-			if full < 3 {
+			if largest > 1000 {
 				t.Fatal("it was never full")
 			}
 			if err := w.Close(t.Context()); err != nil {
@@ -400,8 +400,8 @@ func TestFlippedSectorsOfADiskAreFoundAndRepaired(t *testing.T) {
 }
 
 // diskWithDataAtItsEnd writes objects to a disk on which parity and lists lie
-// before them, where a file made room for it, and returns where the last of
-// their cells begin.
+// before them, since another file has all the room behind them, and returns
+// where the last of their cells begin.
 func diskWithDataAtItsEnd(t *testing.T, objects map[string][]byte, cells int) (*disk, int64) {
 	t.Helper()
 	d := newDisk(t, 64)
@@ -418,6 +418,10 @@ func diskWithDataAtItsEnd(t *testing.T, objects map[string][]byte, cells int) (*
 				t.Fatal(err)
 			}
 		}
+		if err := os.WriteFile(filepath.Join(d.path, ".full"), storetest.Body(98, 64<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+			t.Fatal(err)
+		}
+		command(t, "sync", "--file-system", d.path)
 		if err := os.Remove(room); err != nil {
 			t.Fatal(err)
 		}

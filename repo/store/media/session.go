@@ -46,6 +46,8 @@ type Session struct {
 	have    map[string]int   // by key, into list.entries; guarded by mu
 	stripe  parity.Collector // guarded by mu
 	written int64            // stripes; guarded by mu
+	cells   int64            // of data; guarded by mu
+	claimed int64            // cells of objects that are being put; guarded by mu
 	broken  error            // why it cannot be committed any more; guarded by mu
 }
 
@@ -120,9 +122,11 @@ func (w *Session) put(ctx context.Context, e Entry, body []byte) error {
 	if done, err := w.known(e); done || err != nil {
 		return err
 	}
-	if err := w.room(int64(len(body))); err != nil {
+	done, err := w.room(e)
+	if err != nil {
 		return fmt.Errorf("put %s: %w", e.Key, err)
 	}
+	defer done()
 	if err := w.s.files.Put(ctx, e.Key, body, e.SHA256); err != nil {
 		return err
 	}
@@ -131,8 +135,8 @@ func (w *Session) put(ctx context.Context, e Entry, body []byte) error {
 	if _, twice := w.have[e.Key]; twice { // two at once, of the same content
 		return nil
 	}
-	if w.broken == nil && len(w.list.entries) == maxEntries {
-		w.broken = fmt.Errorf("%w: a session has at most %d objects", store.ErrFull, maxEntries)
+	if len(w.list.entries) >= maxEntries-1 && !own(e.Key) { // the last one is the index
+		return fmt.Errorf("put %s: %w: a session has at most %d objects, close it and begin another one", e.Key, store.ErrFull, maxEntries)
 	}
 	if w.broken == nil {
 		w.broken = w.cover(ctx, body)
@@ -140,6 +144,7 @@ func (w *Session) put(ctx context.Context, e Entry, body []byte) error {
 	if w.broken != nil {
 		return fmt.Errorf("put %s: %w", e.Key, w.broken)
 	}
+	w.cells += e.cells()
 	w.have[e.Key] = len(w.list.entries)
 	w.list.entries = append(w.list.entries, e)
 	return nil
@@ -193,19 +198,30 @@ func (w *Session) flush(ctx context.Context) error {
 
 // room refuses what would leave too little for the parity of what is there and
 // for the lists: a medium that is full must still be one that restores.
-func (w *Session) room(body int64) error {
+// The room is the object's until done is called.
+func (w *Session) room(e Entry) (done func(), err error) {
+	if own(e.Key) {
+		return func() {}, nil // what room was kept for
+	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(w.s.root.Fd()), &fs); err != nil {
-		return err
+		return nil, err
 	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	lists := int64(len(w.list.entries)+2) * 2 * 350 // a key has at most 250 bytes
-	w.mu.Unlock()
-	reserve := 2*parity.ShapeOf(parity.Stripe, 0).Size() + lists + 1<<20
-	if free := int64(fs.Bavail) * fs.Frsize; free < body+reserve {
-		return fmt.Errorf("%w: %d bytes are free, of which %d are kept for parity and lists", store.ErrFull, free, reserve)
+	claimed := w.claimed + e.cells()
+	stripes := parity.Stripes(w.cells+claimed+1) - w.written
+	reserve := stripes*parity.ShapeOf(parity.Stripe, 0).Size() + lists + 1<<20
+	if free := int64(fs.Bavail) * fs.Frsize; free < claimed*parity.Cell+reserve {
+		return nil, fmt.Errorf("%w: %d bytes are free, of which %d are kept for parity and lists", store.ErrFull, free, reserve)
 	}
-	return nil
+	w.claimed = claimed
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.claimed -= e.cells()
+	}, nil
 }
 
 // Get implements store.Store.
