@@ -13,7 +13,7 @@ import (
 var shardMagic = []byte("SRSHARD1")
 
 // texts are the objects that are written for people, by their names.
-var texts = []struct{ key, text string }{{"RECOVER.txt", repo.RecoverText}, {"FORMAT.md", repo.FormatText}}
+var texts = []struct{ key, text string }{{"RECOVER.txt", repo.RecoverText}, {"RECOVER.txt", repo.MediumText}, {"FORMAT.md", repo.FormatText}}
 
 var markerForm = regexp.MustCompile(`^strongroom store 1\n[0-9a-f]{32}\n`)
 
