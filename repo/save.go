@@ -165,7 +165,7 @@ type recentChunks struct {
 const recentLimit = 1 << 15
 
 func newRecentChunks() *recentChunks {
-	return &recentChunks{m: make(map[chunkID]Extent, recentLimit), ring: make([]chunkID, 0, recentLimit)}
+	return &recentChunks{m: map[chunkID]Extent{}}
 }
 
 func (c *recentChunks) lookup(id chunkID, n int) (Extent, bool) {
