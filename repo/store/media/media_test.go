@@ -296,6 +296,29 @@ func TestTooMuchDamageIsAnError(t *testing.T) {
 	}
 }
 
+// Where parity and checksums are gone too, the object's hash decides.
+func TestDamageWithoutParityIsAnError(t *testing.T) {
+	c := config(fastDir(t))
+	all := map[string][]byte{"t/g/a": storetest.Body(1, 3<<20), "t/g/b": storetest.Body(2, 50000)}
+	write(t, enrolled(t, c), all)
+	if err := os.Remove(filepath.Join(c.Path, parityKey(1, 0))); err != nil {
+		t.Fatal(err)
+	}
+	damage(t, filepath.Join(c.Path, "t/g/a"), 2<<20, 1)
+	s := reopened(t, c)
+	for _, off := range []int64{0, 2 << 20} {
+		if got, err := storetest.Get(s, "t/g/a", off, 100); !errors.Is(err, store.ErrTampered) {
+			t.Errorf("from %d: %d bytes, %v", off, len(got), err)
+		}
+	}
+	if got, err := storetest.Get(s, "t/g/b", 0, -1); err != nil || !bytes.Equal(got, all["t/g/b"]) {
+		t.Errorf("the one that is whole: %v", err)
+	}
+	if r := must(s.Verify(t.Context(), nil))(t); !slices.Equal(r.Lost, []string{"t/g/a"}) {
+		t.Errorf("%+v", r)
+	}
+}
+
 // A run of bad sectors of three megabytes, small objects that are gone or were
 // cut off, and any of the medium's own objects are survived.
 func TestRunsAndLostFilesAreRepaired(t *testing.T) {
@@ -456,7 +479,7 @@ func TestEnrollingTakesEmptyMediaOnly(t *testing.T) {
 func TestASessionKilledAtAnyWriteIsMadeGoodByTheNext(t *testing.T) {
 	before := map[string][]byte{"t/g/s-0": storetest.Body(1, 50000)}
 	objects := map[string][]byte{"t/g/s-1": storetest.Body(2, 33<<20), "t/g/s-2": storetest.Body(3, 5000), "t/g/m-1": storetest.Body(4, 9000)}
-	step := int64(5)
+	step := int64(9)
 	if storetest.Full() {
 		step = 1
 	}
