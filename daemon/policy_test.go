@@ -62,6 +62,7 @@ var allowed = map[string][]string{
 
 	"daemon/config":         {},
 	"daemon/schedule":       {}, // pure: no clock, no files
+	"daemon/state":          {},
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/demo":       {},
@@ -164,7 +165,7 @@ var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/sync", "golang.org/x/sys",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
-	"github.com/robfig/cron/v3",
+	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak",
 }
