@@ -60,11 +60,14 @@ var allowed = map[string][]string{
 	"repo/store/media/mount":        {},
 	"repo/store/media/parity":       {"erasure"}, // the same code within a medium
 
-	"daemon/config":         {},
+	"daemon/config":         {"daemon/schedule"},
 	"daemon/schedule":       {}, // pure: no clock, no files
 	"daemon/state":          {},
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
-	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon/config", "daemon/job", "repo", "repo/...", "source", "source/..."},
+	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
+	"systemd":               {},
+	"daemon":                {"daemon/config", "daemon/job", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon/api":            {"daemon", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }
@@ -73,7 +76,7 @@ var allowed = map[string][]string{
 var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/cmd/(bench|demo))$`)
 
 // networked may speak HTTP.
-var networked = regexp.MustCompile(`^repo/store/(s3|storetest)$`)
+var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api)$`)
 
 type goPackage struct {
 	ImportPath, Dir, Doc string

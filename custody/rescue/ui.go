@@ -46,6 +46,9 @@ func NewUI(stdout, stderr io.Writer) *UI {
 // Out is where a command's data goes.
 func (u *UI) Out() io.Writer { return u.out }
 
+// Err is where a command says what it does.
+func (u *UI) Err() io.Writer { return u.err }
+
 // clear removes the progress line. u.mu is held.
 func (u *UI) clear() {
 	if u.line > 0 {

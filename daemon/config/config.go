@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/pelletier/go-toml/v2"
+
+	"strongroom/daemon/schedule"
 )
 
 // Config is the whole file.
@@ -25,6 +27,8 @@ type Config struct {
 	Recovery Recovery `toml:"recovery"`
 	Stores   []Store  `toml:"store"`
 	Tenants  []Tenant `toml:"tenant"`
+	// Socket is where the daemon answers; default control.sock in StateDir.
+	Socket string `toml:"socket"`
 	// Media, if given, are offline media.
 	Media *Media `toml:"media"`
 
@@ -124,6 +128,8 @@ type Dataset struct {
 	Spool *Size `toml:"spool"`
 	// Keep says which snapshots stay; without it all do.
 	Keep *Keep `toml:"keep"`
+	// Schedule is when the daemon takes snapshots; default weekly, Sunday 02:30.
+	Schedule *schedule.Config `toml:"schedule"`
 	Hooks
 }
 
@@ -276,7 +282,7 @@ func withArticle(s string) string {
 
 // known lists the keys of each table, by the path without array positions.
 var known = map[string][]string{
-	"":                  {"state_dir", "recovery", "store", "tenant", "media"},
+	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media"},
 	"recovery":          {"standard", "top"},
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
@@ -285,9 +291,10 @@ var known = map[string][]string{
 		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "spool", "keep", "before", "after", "hook_timeout"},
-	"media":               {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
-	"tenant.dataset.keep": {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
+		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout"},
+	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
+	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
+	"tenant.dataset.keep":     {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
 }
 
 // nearest returns the known key of the same table with the smallest edit
@@ -334,6 +341,9 @@ var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
 func (c *Config) check() error {
 	if !filepath.IsAbs(c.StateDir) {
 		return bad("state_dir", "state_dir %q is not an absolute path", c.StateDir)
+	}
+	if c.Socket != "" && !filepath.IsAbs(c.Socket) {
+		return bad("socket", "socket %q is not an absolute path", c.Socket)
 	}
 	for _, class := range []string{"standard", "top"} {
 		s := map[string]Shares{"standard": c.Recovery.Standard, "top": c.Recovery.Top}[class]
@@ -507,6 +517,9 @@ func (d Dataset) check() error {
 	}
 	if err := d.Hooks.check(); err != nil {
 		return err
+	}
+	if err := d.checkSchedule(); err != nil {
+		return within(err, "tenant.dataset.schedule", [2]int{}, "schedule")
 	}
 	switch d.Source {
 	case "postgres":

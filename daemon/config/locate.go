@@ -99,7 +99,7 @@ func ordinal(table string, seen map[string]int) [2]int {
 		return [2]int{seen[table], 0}
 	case "tenant.dataset":
 		return [2]int{seen["tenant"], seen[table]}
-	case "tenant.dataset.keep":
+	case "tenant.dataset.keep", "tenant.dataset.schedule":
 		return [2]int{seen["tenant"], seen["tenant.dataset"]}
 	}
 	return [2]int{}

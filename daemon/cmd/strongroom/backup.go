@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"strongroom/custody/rescue"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
+	"strongroom/daemon/state"
 )
 
 func (a *app) initCommand() *cobra.Command {
@@ -54,6 +56,9 @@ and tests, since whoever reads this machine or that directory then has them.`,
 				r, err = job.Init(cmd.Context(), cfg, o, a.ui.Log)
 			}
 			if err != nil {
+				return err
+			}
+			if err := state.Create(cmd.Context(), stateConfig(cfg)); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
 			return a.printInit(r)

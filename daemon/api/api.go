@@ -1,0 +1,266 @@
+// Package api is how the command line asks the daemon: JSON over HTTP on a unix
+// socket, and only for root and the daemon's own user.
+package api
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"strongroom/daemon"
+	"strongroom/daemon/state"
+)
+
+// A Control is what can be asked of a daemon; *daemon.Daemon is one. Methods may
+// be called concurrently.
+type Control interface {
+	Status(ctx context.Context) ([]daemon.DatasetStatus, error)
+	Runs(ctx context.Context, tenant, dataset string, n int) ([]daemon.RunStatus, error)
+	Plan(weeks int) []daemon.Planned
+	Start(ctx context.Context, job string) (state.RunID, error)
+	Cancel(id state.RunID) error
+	Reload(ctx context.Context) error
+}
+
+const (
+	maxBody   = 64 << 10
+	maxAnswer = 16 << 20
+	maxRuns   = 10000
+	maxWeeks  = 520
+)
+
+// request is the body of what changes something.
+type request struct {
+	Job string      `json:"job,omitempty"`
+	Run state.RunID `json:"run,omitempty"`
+}
+
+// failure is how an error is told: Kind is what a caller branches on.
+type failure struct {
+	Error string `json:"error"`
+	Kind  string `json:"kind,omitempty"`
+}
+
+var kinds = map[string]error{"no-job": daemon.ErrNoJob, "no-run": daemon.ErrNoRun, "running": state.ErrRunning}
+
+// Listen makes the socket. One that a dead daemon left is replaced: the database
+// is what keeps two daemons apart.
+func Listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	old := unix.Umask(0o177) // never open to others, not for a moment
+	l, err := net.Listen("unix", path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// Serve answers until ctx ends.
+func Serve(ctx context.Context, l net.Listener, c Control) error {
+	s := &http.Server{Handler: handler(c), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10,
+		ConnContext: func(ctx context.Context, conn net.Conn) context.Context {
+			return context.WithValue(ctx, peerKey{}, allowed(conn))
+		}}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("control socket: %w", err)
+	}
+	return nil
+}
+
+type peerKey struct{}
+
+// allowed asks the kernel who is at the other end (unix(7), SO_PEERCRED). The
+// mode of the socket says the same; this holds where somebody changed that.
+func allowed(conn net.Conn) error {
+	u, ok := conn.(*net.UnixConn)
+	if !ok {
+		return errors.New("not a unix socket")
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(cerr, err); err != nil {
+		return err
+	}
+	if cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		return fmt.Errorf("user %d may not ask this daemon", cred.Uid)
+	}
+	return nil
+}
+
+func handler(c Control) http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, do func(r *http.Request, q request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			v, err := answer(r, do)
+			w.Header().Set("Content-Type", "application/json")
+			if err != nil {
+				f := failure{Error: err.Error()}
+				for kind, is := range kinds {
+					if errors.Is(err, is) {
+						f.Kind = kind
+					}
+				}
+				w.WriteHeader(http.StatusBadRequest)
+				v = f
+			}
+			json.NewEncoder(w).Encode(v)
+		})
+	}
+	handle("GET /v1/status", func(r *http.Request, _ request) (any, error) { return c.Status(r.Context()) })
+	handle("GET /v1/runs", func(r *http.Request, _ request) (any, error) {
+		n, err := number(r, "n", maxRuns)
+		if err != nil {
+			return nil, err
+		}
+		return c.Runs(r.Context(), r.URL.Query().Get("tenant"), r.URL.Query().Get("dataset"), n)
+	})
+	handle("GET /v1/plan", func(r *http.Request, _ request) (any, error) {
+		n, err := number(r, "weeks", maxWeeks)
+		if err != nil {
+			return nil, err
+		}
+		return c.Plan(n), nil
+	})
+	handle("POST /v1/start", func(r *http.Request, q request) (any, error) {
+		id, err := c.Start(r.Context(), q.Job)
+		return request{Job: q.Job, Run: id}, err
+	})
+	handle("POST /v1/cancel", func(_ *http.Request, q request) (any, error) { return q, c.Cancel(q.Run) })
+	handle("POST /v1/reload", func(r *http.Request, q request) (any, error) { return q, c.Reload(r.Context()) })
+	return mux
+}
+
+func answer(r *http.Request, do func(*http.Request, request) (any, error)) (any, error) {
+	if err, _ := r.Context().Value(peerKey{}).(error); err != nil {
+		return nil, err
+	}
+	var q request
+	if r.Method == http.MethodPost {
+		dec := json.NewDecoder(io.LimitReader(r.Body, maxBody))
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&q); err != nil {
+			return nil, fmt.Errorf("request: %w", err)
+		}
+	}
+	return do(r, q)
+}
+
+func number(r *http.Request, name string, most int) (int, error) {
+	n, err := strconv.Atoi(r.URL.Query().Get(name))
+	if err != nil || n < 1 || n > most {
+		return 0, fmt.Errorf("%s is not 1 to %d", name, most)
+	}
+	return n, nil
+}
+
+// A Client asks a daemon.
+type Client struct{ http *http.Client }
+
+// ErrNoDaemon: nobody listens on the socket.
+var ErrNoDaemon = errors.New("no daemon runs")
+
+// NewClient returns a client of the daemon behind a socket.
+func NewClient(path string) *Client {
+	return &Client{&http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+			err = fmt.Errorf("%w on this box (%s)", ErrNoDaemon, path)
+		}
+		return conn, err
+	}}}}
+}
+
+// ask makes one request.
+func (c *Client) ask(ctx context.Context, method, path string, q url.Values, body, into any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path+"?"+q.Encode(), bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if e := (*url.Error)(nil); errors.As(err, &e) {
+		return e.Err // its address says nothing
+	} else if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer))
+	if resp.StatusCode == http.StatusOK {
+		return dec.Decode(into)
+	}
+	var f failure
+	if err := dec.Decode(&f); err != nil || f.Error == "" {
+		return fmt.Errorf("the daemon answers %s", resp.Status)
+	}
+	if is := kinds[f.Kind]; is != nil {
+		return &told{f.Error, is}
+	}
+	return errors.New(f.Error)
+}
+
+// told is an error that the daemon said.
+type told struct {
+	text string
+	is   error
+}
+
+func (e *told) Error() string { return e.text }
+func (e *told) Unwrap() error { return e.is }
+
+// Status is that of the daemon.
+func (c *Client) Status(ctx context.Context) (out []daemon.DatasetStatus, err error) {
+	err = c.ask(ctx, http.MethodGet, "/v1/status", nil, nil, &out)
+	return out, err
+}
+
+// Runs are those of the daemon.
+func (c *Client) Runs(ctx context.Context, tenant, dataset string, n int) (out []daemon.RunStatus, err error) {
+	err = c.ask(ctx, http.MethodGet, "/v1/runs", url.Values{"tenant": {tenant}, "dataset": {dataset}, "n": {strconv.Itoa(n)}}, nil, &out)
+	return out, err
+}
+
+// Start begins a job by hand.
+func (c *Client) Start(ctx context.Context, job string) (state.RunID, error) {
+	var out request
+	err := c.ask(ctx, http.MethodPost, "/v1/start", nil, request{Job: job}, &out)
+	return out.Run, err
+}
+
+// Cancel stops a run for good.
+func (c *Client) Cancel(ctx context.Context, id state.RunID) error {
+	var out request
+	return c.ask(ctx, http.MethodPost, "/v1/cancel", nil, request{Run: id}, &out)
+}
+
+// Reload has the configuration read again.
+func (c *Client) Reload(ctx context.Context) error {
+	var out request
+	return c.ask(ctx, http.MethodPost, "/v1/reload", nil, request{}, &out)
+}

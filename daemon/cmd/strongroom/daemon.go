@@ -1,0 +1,360 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+	_ "time/tzdata" // schedules name time zones, also where the system has none
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"strongroom/custody/exit"
+	"strongroom/custody/rescue"
+	"strongroom/daemon"
+	"strongroom/daemon/api"
+	"strongroom/daemon/config"
+	"strongroom/daemon/job"
+	"strongroom/daemon/state"
+	"strongroom/systemd"
+)
+
+func (a *app) daemonCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "daemon",
+		Short: "Run by itself: take snapshots when they are due",
+		Long: `Daemon takes snapshots as [tenant.dataset.schedule] says, weekly on Sunday at
+02:30 by default; renews locks and lets go what no rule keeps; and remembers what
+became of every run. SIGTERM stops it within seconds, and the next start goes on
+with what was not finished; SIGHUP reads the configuration again.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd.Context()) },
+	}
+}
+
+func (a *app) runDaemon(ctx context.Context) error {
+	// Text for a terminal and for the journal, which has the time itself.
+	log := slog.New(slog.NewTextHandler(a.ui.Err(), &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	site, err := a.site()
+	if err != nil {
+		return err
+	}
+	defer site.Close()
+	site.Log = func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }
+	db, err := openState(ctx, site.Config)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	d, err := daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site), Log: log, Now: time.Now})
+	if err != nil {
+		return err
+	}
+	l, err := api.Listen(site.Config.ControlSocket())
+	if err != nil {
+		return err
+	}
+	log.Info("begins", "version", version, "socket", site.Config.ControlSocket())
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return api.Serve(gctx, l, d) })
+	g.Go(func() error { reloads(gctx, d, log); return nil })
+	g.Go(func() error { return errors.Join(d.Run(gctx), context.Cause(gctx)) })
+	if err := g.Wait(); ctx.Err() == nil {
+		return err
+	}
+	log.Info("ends")
+	return nil
+}
+
+func withoutTime(groups []string, a slog.Attr) slog.Attr {
+	if len(groups) == 0 && a.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
+		return slog.Attr{}
+	}
+	return a
+}
+
+// tasks reads the configuration anew; the box's keys stay open.
+func (a *app) tasks(first *job.Site) func() ([]daemon.Task, error) {
+	return func() ([]daemon.Task, error) {
+		c, err := a.load()
+		if err != nil {
+			return nil, err
+		}
+		if c.StateDir != first.Config.StateDir {
+			return nil, exit.With(exit.Usage, errors.New("state_dir cannot change while the daemon runs"))
+		}
+		return daemon.TasksOf(&job.Site{Config: c, Box: first.Box, Log: first.Log}, version)
+	}
+}
+
+// reloads reads the configuration again on SIGHUP. A bad one changes nothing.
+func reloads(ctx context.Context, d *daemon.Daemon, log *slog.Logger) {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hup:
+			systemd.Notify("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemd.Monotonic()))
+			if err := d.Reload(ctx); err != nil {
+				log.Error("the configuration was not taken; the old one goes on", "error", err)
+			} else {
+				log.Info("the configuration was read again")
+			}
+			systemd.Notify("READY=1")
+		}
+	}
+}
+
+// openState opens the database of runs.
+func openState(ctx context.Context, c *config.Config) (*state.DB, error) {
+	db, err := state.Open(ctx, stateConfig(c))
+	switch {
+	case errors.Is(err, state.ErrMissing):
+		return nil, exit.With(exit.NoRepository, fmt.Errorf("%w; run: strongroom init", err))
+	case errors.Is(err, state.ErrInUse):
+		return nil, exit.With(exit.Locked, err)
+	case errors.Is(err, state.ErrNewer):
+		return nil, exit.With(exit.Refused, err)
+	}
+	return db, err
+}
+
+func stateConfig(c *config.Config) state.Config {
+	return state.Config{Dir: c.StateDir, Version: version, Now: time.Now}
+}
+
+func (a *app) client() (*api.Client, error) {
+	c, err := a.load()
+	if err != nil {
+		return nil, err
+	}
+	return api.NewClient(c.ControlSocket()), nil
+}
+
+// asked gives an answer of the daemon its exit code.
+func asked(err error) error {
+	switch {
+	case errors.Is(err, api.ErrNoDaemon):
+		return exit.With(exit.TryLater, err)
+	case errors.Is(err, daemon.ErrNoJob), errors.Is(err, daemon.ErrNoRun):
+		return exit.With(exit.Usage, err)
+	case errors.Is(err, state.ErrRunning):
+		return exit.With(exit.Locked, err)
+	}
+	return err
+}
+
+func (a *app) statusCommand() *cobra.Command {
+	var check bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say how every dataset is doing",
+		Long: `Status asks the daemon how every dataset is doing. With --check it prints one line
+and exits as Nagios plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			all, err := client.Status(cmd.Context())
+			if check {
+				return a.nagios(all, err)
+			}
+			if err != nil {
+				return asked(err)
+			}
+			return a.ui.Result(map[string]any{"datasets": all}, "%s", statusText(all))
+		},
+	}
+	c.Flags().BoolVar(&check, "check", false, "one line, and an exit code for monitoring")
+	return c
+}
+
+// nagios is the one place where an exit code is not that of the table.
+func (a *app) nagios(all []daemon.DatasetStatus, failed error) error {
+	if failed != nil {
+		return exit.With(3, fmt.Errorf("UNKNOWN: %w", failed))
+	}
+	var bad, warn []string
+	for _, s := range all {
+		name := s.Tenant + "/" + s.Dataset
+		switch s.State {
+		case "overdue", "failed":
+			bad = append(bad, name+" "+s.State)
+		case "never":
+			warn = append(warn, name+" has no snapshot yet")
+		}
+	}
+	switch {
+	case len(bad) > 0:
+		return exit.With(2, fmt.Errorf("CRITICAL: %s", strings.Join(append(bad, warn...), ", ")))
+	case len(warn) > 0:
+		return exit.With(1, fmt.Errorf("WARNING: %s", strings.Join(warn, ", ")))
+	}
+	return a.ui.Result(map[string]any{"datasets": all}, "OK: %s\n", rescue.Count(len(all), "dataset"))
+}
+
+func statusText(all []daemon.DatasetStatus) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DATASET\tSTATE\tLAST SNAPSHOT\tNEXT\tDRILLED\tNOTES")
+	for _, s := range all {
+		notes := s.Reason
+		if s.Run != nil {
+			notes = fmt.Sprintf("run %d: %s %s", s.Run.ID, s.Run.Phase, amount(s.Run.Done, s.Run.Total))
+		}
+		drilled := "never: not protected yet"
+		if s.Drill != nil {
+			drilled = day(*s.Drill) + " " + s.Outcome
+		}
+		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Dataset, s.State, moment(s.Success), moment(s.Next), drilled, rescue.OneLine(notes))
+	}
+	w.Flush()
+	return b.String()
+}
+
+func amount(done, total int64) string {
+	switch {
+	case done == 0:
+		return ""
+	case total > 0:
+		return rescue.Bytes(done) + " of about " + rescue.Bytes(total)
+	}
+	return rescue.Bytes(done)
+}
+
+func moment(t *time.Time) string {
+	if t == nil {
+		return "-"
+	}
+	return t.Local().Format("2006-01-02 15:04")
+}
+
+func (a *app) runsCommand() *cobra.Command {
+	n := 20
+	c := &cobra.Command{
+		Use:   "runs [TENANT/DATASET]",
+		Short: "List what the daemon did",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			tenant, dataset, _ := strings.Cut(strings.Join(args, ""), "/")
+			if len(args) == 1 && dataset == "" {
+				return exit.With(exit.Usage, fmt.Errorf("%q is not TENANT/DATASET", args[0]))
+			}
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			all, err := client.Runs(cmd.Context(), tenant, dataset, n)
+			if err != nil {
+				return asked(err)
+			}
+			var b strings.Builder
+			w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "RUN\tJOB\tPLANNED\tBEGAN\tOUTCOME\tNOTES")
+			for _, r := range all {
+				outcome, notes := r.Outcome, r.Reason
+				if r.Finished == nil {
+					outcome, notes = "running", r.Phase+" "+amount(r.Done, r.Total)
+				}
+				if r.Missed > 0 {
+					notes = fmt.Sprintf("stands for %d missed; %s", r.Missed, notes)
+				}
+				fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", r.ID, r.Job, moment(&r.Planned), moment(&r.Began), outcome, rescue.OneLine(notes))
+			}
+			w.Flush()
+			return a.ui.Result(map[string]any{"runs": all}, "%s", b.String())
+		},
+	}
+	c.Flags().IntVar(&n, "last", n, "how many")
+	return c
+}
+
+func (a *app) runCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "run TENANT/DATASET",
+		Short: "Have the daemon take a snapshot now",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			id, err := client.Start(cmd.Context(), string(state.Backup)+":"+args[0])
+			if err != nil {
+				return asked(err)
+			}
+			return a.ui.Result(map[string]any{"run": id}, "run %d begins; strongroom runs says how it ends\n", id)
+		},
+	}
+}
+
+func (a *app) cancelCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "cancel RUN",
+		Short: "Stop a run for good",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := strconv.ParseInt(args[0], 10, 64)
+			if err != nil || id < 1 {
+				return exit.With(exit.Usage, fmt.Errorf("%q is no number of a run", args[0]))
+			}
+			client, err := a.client()
+			if err != nil {
+				return err
+			}
+			if err := client.Cancel(cmd.Context(), state.RunID(id)); err != nil {
+				return asked(err)
+			}
+			return a.ui.Result(map[string]any{"run": id}, "run %d stops at its next checkpoint\n", id)
+		},
+	}
+}
+
+func (a *app) scheduleCommand() *cobra.Command {
+	weeks := 10
+	preview := &cobra.Command{
+		Use:   "preview",
+		Short: "List what is planned",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if weeks < 1 || weeks > 520 {
+				return exit.With(exit.Usage, errors.New("--weeks is not 1 to 520"))
+			}
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			tasks, err := daemon.TasksOf(site, version)
+			if err != nil {
+				return err
+			}
+			all := daemon.Preview(tasks, time.Now(), weeks)
+			var b strings.Builder
+			w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "PLANNED\tBEGINS\tJOB\tNOTES")
+			for _, p := range all {
+				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Planned.Format("Mon 2006-01-02 15:04 MST"), p.Due.Format("15:04:05"), p.Job, p.Note)
+			}
+			w.Flush()
+			return a.ui.Result(map[string]any{"planned": all}, "%s", b.String())
+		},
+	}
+	preview.Flags().IntVar(&weeks, "weeks", weeks, "how far ahead")
+	c := &cobra.Command{Use: "schedule", Short: "What the daemon will do when"}
+	c.AddCommand(preview)
+	return c
+}

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A service is a daemon that runs.
+type service struct {
+	b    *testBox
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu  sync.Mutex
+	log bytes.Buffer // guarded by mu
+}
+
+func (s *service) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.Write(p)
+}
+
+// said is what it logged so far.
+func (s *service) said() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.log.String()
+}
+
+// serve starts the daemon and waits until it answers.
+func (b *testBox) serve() *service {
+	b.t.Helper()
+	s := &service{b: b, cmd: b.command("daemon"), done: make(chan struct{})}
+	s.cmd.Stderr = s
+	if err := s.cmd.Start(); err != nil {
+		b.t.Fatal(err)
+	}
+	go func() { s.cmd.Wait(); close(s.done) }()
+	b.t.Cleanup(func() { s.cmd.Process.Kill(); <-s.done })
+	until(b.t, "the daemon to answer", func() bool {
+		o, err := b.try(b.command("status"))
+		return err == nil && o.code == 0
+	})
+	return s
+}
+
+// ends sends a signal and waits.
+func (s *service) ends(sig syscall.Signal, within time.Duration) {
+	s.b.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.b.t.Fatal(err)
+	}
+	select {
+	case <-s.done:
+	case <-time.After(within):
+		s.b.t.Fatalf("it did not end within %v:\n%s", within, s.said())
+	}
+}
+
+// outcomes lists how runs ended, newest first; one that goes on is "".
+func (b *testBox) outcomes() (out []string) {
+	b.t.Helper()
+	var v struct {
+		Runs []struct{ Outcome string }
+	}
+	if err := json.Unmarshal([]byte(b.run(0, "runs", "--json").stdout), &v); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, r := range v.Runs {
+		out = append(out, r.Outcome)
+	}
+	return out
+}
+
+func (b *testBox) awaits(want ...string) {
+	b.t.Helper()
+	until(b.t, strings.Join(want, ", "), func() bool { return strings.Join(b.outcomes(), ",") == strings.Join(want, ",") })
+}
+
+// A daemon is killed and stopped in the middle of backups: the same runs go on
+// at the next start, and what they stored is used.
+func TestTheDaemonGoesOnWhereItWas(t *testing.T) {
+	stores, _ := threeDirs(t)
+	gate := filepath.Join(t.TempDir(), "gate")
+	script := filepath.Join(t.TempDir(), "dump")
+	// It gives half, and the rest only once the gate is open.
+	if err := os.WriteFile(script, []byte("#!/bin/sh\nhead -c 3000000 /dev/zero | tr '\\0' a\nwhile ! test -e "+gate+"; do sleep 0.05; done\necho end\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, stores, commandDataset("crm", script))
+	if o := b.run(10, "daemon"); !strings.Contains(o.stderr, "strongroom init") {
+		t.Error(o.stderr)
+	}
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if o := b.run(75, "status"); !strings.Contains(o.stderr, "no daemon runs on this box") {
+		t.Error(o.stderr)
+	}
+	b.run(0, "schedule", "preview", "--weeks", "4")
+
+	s := b.serve()
+	if o := b.run(11, "daemon"); !strings.Contains(o.stderr, "another daemon") {
+		t.Error(o.stderr)
+	}
+	b.run(0, "status")
+	b.run(64, "run", "acme/other")
+	b.run(0, "run", "acme/crm")
+	b.awaits("")
+	b.run(11, "run", "acme/crm")
+	s.ends(syscall.SIGKILL, 10*time.Second)
+
+	s = b.serve()
+	b.awaits("")
+	began := time.Now()
+	s.ends(syscall.SIGTERM, 10*time.Second)
+	if code := s.cmd.ProcessState.ExitCode(); code != 0 || time.Since(began) > 10*time.Second {
+		t.Errorf("exit code %d after %v\n%s", code, time.Since(began), s.said())
+	}
+
+	s = b.serve()
+	b.awaits("")
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.awaits("ok")
+	b.run(0, "restore", "acme/crm", "--to", b.path("out"))
+	if info, err := os.Stat(b.path("out")); err != nil || info.Size() != 3_000_004 {
+		t.Errorf("%v, %v", info, err)
+	}
+
+	// A bad configuration changes nothing, and says so; a good one counts.
+	good := string(must(os.ReadFile(b.config))(t))
+	b.write("c.toml", good+"\nsurprise = 1\n")
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "a refusal of the bad one", func() bool { return strings.Contains(s.said(), `unknown key \"tenant.dataset.surprise\"`) })
+	b.write("c.toml", good)
+	b.run(0, "run", "acme/crm")
+	b.awaits("ok", "ok")
+	b.run(64, "cancel", "1")
+	b.run(0, "runs", "acme/crm", "--last", "1")
+	b.write("c.toml", strings.Replace(good, `name = "crm"`, `name = "erp"`, 1))
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the new dataset", func() bool { return strings.Contains(b.run(0, "status").stdout, "acme/erp") })
+	s.ends(syscall.SIGTERM, 10*time.Second)
+	if strings.Count(s.said(), `msg="goes on"`) != 1 {
+		t.Error(s.said())
+	}
+}
+
+func TestStatusForMonitoring(t *testing.T) {
+	stores, paths := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/echo", "hello"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if o := b.run(3, "status", "--check"); !strings.Contains(o.stderr, "UNKNOWN") {
+		t.Error(o.stderr)
+	}
+	b.serve()
+	if o := b.run(1, "status", "--check"); !strings.Contains(o.stderr, "WARNING: acme/crm has no snapshot yet") {
+		t.Error(o.stderr)
+	}
+	b.run(0, "run", "acme/crm")
+	b.awaits("ok")
+	if o := b.run(0, "status", "--check"); o.stdout != "OK: 1 dataset\n" {
+		t.Error(o.stdout)
+	}
+	for _, p := range paths[:2] {
+		if err := os.Rename(p, p+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.run(0, "run", "acme/crm")
+	b.awaits("failed", "ok")
+	cmd := b.command("status", "--check")
+	if o, err := b.try(cmd); err != nil || o.code != 2 || !strings.Contains(o.stderr, "CRITICAL: acme/crm failed") {
+		t.Errorf("%+v, %v", o, err)
+	}
+}

@@ -1,0 +1,31 @@
+package config
+
+import (
+	"cmp"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"strongroom/daemon/schedule"
+)
+
+// ControlSocket is where the daemon answers.
+func (c *Config) ControlSocket() string {
+	return cmp.Or(c.Socket, filepath.Join(c.StateDir, "control.sock"))
+}
+
+// ScheduleOf is when the daemon takes snapshots of the dataset.
+func (d Dataset) ScheduleOf() schedule.Config {
+	if d.Schedule == nil {
+		return schedule.Config{}
+	}
+	return *d.Schedule
+}
+
+func (d Dataset) checkSchedule() error {
+	_, err := schedule.Compile(d.ScheduleOf(), d.Name, time.LoadLocation)
+	if e := (*schedule.Error)(nil); errors.As(err, &e) {
+		return bad(e.Key, "%s", e.Error())
+	}
+	return err
+}

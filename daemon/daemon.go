@@ -1,0 +1,265 @@
+// Package daemon runs a box by itself: it plans the work, starts and records it,
+// and answers whoever asks.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"strongroom/daemon/schedule"
+	"strongroom/daemon/state"
+	"strongroom/systemd"
+)
+
+// A Task is one kind of work on one dataset, as the configuration has it now.
+type Task struct {
+	Job             string // never changes: kind:tenant/dataset
+	Kind            state.Kind
+	Tenant, Dataset string
+	Spec            *schedule.Spec
+	Uses            []schedule.Class
+	// Do does the work, or goes on with it where a dead process left it. It
+	// returns how it ended; an error after ctx ended means that it can go on.
+	Do func(ctx context.Context, r Reporter) (state.Outcome, string, error)
+}
+
+// A Reporter is told how a run gets on.
+type Reporter interface {
+	Phase(name string)
+	Progress(done, total int64)
+}
+
+// Config is what a daemon needs.
+type Config struct {
+	DB *state.DB
+	// Tasks reads the configuration. It is called at the start and on Reload; an
+	// error changes nothing.
+	Tasks  func() ([]Task, error)
+	Limits map[schedule.Class]int
+	Log    *slog.Logger
+	Now    func() time.Time
+}
+
+// maxAttempts is how often a run is begun anew that a dead daemon left: one that
+// kills the daemon must not do so for ever.
+const maxAttempts = 5
+
+// stopWithin is how long runs have to stop at a checkpoint.
+const stopWithin = 8 * time.Second
+
+// A Daemon is the planner and what it has started.
+type Daemon struct {
+	c    Config
+	wake chan struct{} // plan again; holds one
+	runs sync.WaitGroup
+
+	mu      sync.Mutex
+	tasks   []Task                     // guarded by mu
+	running map[state.RunID]*execution // guarded by mu
+	stopped bool                       // nothing begins any more; guarded by mu
+}
+
+// execution is a run that goes on.
+type execution struct {
+	task      Task
+	since     time.Time
+	cancel    context.CancelFunc
+	cancelled bool // by somebody, not by the end of the daemon
+}
+
+// New reads the configuration.
+func New(c Config) (*Daemon, error) {
+	d := &Daemon{c: c, wake: make(chan struct{}, 1), running: map[state.RunID]*execution{}}
+	tasks, err := c.Tasks()
+	if err != nil {
+		return nil, err
+	}
+	d.tasks = tasks
+	return d, nil
+}
+
+// Run plans and works until ctx ends, then stops what runs at its next
+// checkpoint. What was not finished is taken up by the next start: a run stays
+// the same run.
+//
+// Crash story. A run is claimed in the database before it begins, and a claim of
+// a process that is gone is found here before the first plan. So a planned run
+// begins once, whatever dies when.
+func (d *Daemon) Run(ctx context.Context) error {
+	err := d.begin(ctx)
+	if err == nil {
+		if err := systemd.Notify("READY=1", "STATUS=planning"); err != nil {
+			d.c.Log.Warn("the service manager does not listen", "error", err)
+		}
+		err = d.loop(ctx)
+	}
+	if ctx.Err() != nil {
+		err = nil // it was told to end
+	}
+	systemd.Notify("STOPPING=1")
+	return errors.Join(err, d.stop())
+}
+
+func (d *Daemon) begin(ctx context.Context) error {
+	if err := d.watch(ctx); err != nil {
+		return err
+	}
+	return d.takeUp(ctx)
+}
+
+// loop plans, sleeps, and says that it lives. The watchdog hears it only after a
+// plan was made and the database took a write: a planner that hangs, or a disk
+// that does, is restarted.
+func (d *Daemon) loop(ctx context.Context) error {
+	for ctx.Err() == nil {
+		next, err := d.plan(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				break
+			}
+			return fmt.Errorf("plan: %w", err)
+		}
+		if err := d.c.DB.Beat(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+		systemd.Notify("WATCHDOG=1")
+		sleep := schedule.MaxSleep
+		if w := systemd.Watchdog(); w > 0 {
+			sleep = min(sleep, w/3)
+		}
+		if until := next.Sub(d.c.Now()); !next.IsZero() {
+			sleep = min(sleep, max(until, 0))
+		}
+		t := time.NewTimer(sleep)
+		select {
+		case <-ctx.Done():
+		case <-d.wake:
+		case <-t.C:
+		}
+		t.Stop()
+	}
+	return nil
+}
+
+// watch makes every dataset known, so that it can be overdue.
+func (d *Daemon) watch(ctx context.Context) error {
+	for _, t := range d.current() {
+		if err := d.c.DB.Watch(ctx, t.Tenant, t.Dataset); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeUp goes on with what a process before this one left.
+func (d *Daemon) takeUp(ctx context.Context) error {
+	orphans, err := d.c.DB.Orphans(ctx)
+	if err != nil {
+		return err
+	}
+	tasks := d.current()
+	for _, r := range orphans {
+		i := slices.IndexFunc(tasks, func(t Task) bool { return t.Job == r.Job })
+		switch {
+		case i < 0:
+			err = d.c.DB.Interrupt(ctx, r.ID, "the daemon ended, and the configuration does not have it any more")
+		case r.Attempts >= maxAttempts:
+			err = d.c.DB.Interrupt(ctx, r.ID, fmt.Sprintf("the daemon ended %d times while it ran", r.Attempts))
+		default:
+			if err = d.c.DB.Adopt(ctx, r.ID); err == nil {
+				d.c.Log.Info("goes on", "run", r.ID, "job", r.Job, "attempt", r.Attempts+1)
+				d.start(ctx, r.ID, tasks[i])
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plan starts what is due and says when to plan again.
+func (d *Daemon) plan(ctx context.Context) (time.Time, error) {
+	tasks := d.current()
+	names := make([]string, len(tasks))
+	for i, t := range tasks {
+		names[i] = t.Job
+	}
+	last, err := d.c.DB.Last(ctx, names)
+	if err != nil {
+		return time.Time{}, err
+	}
+	jobs, by := make([]schedule.Job, len(tasks)), map[string]Task{}
+	for i, t := range tasks {
+		jobs[i] = schedule.Job{ID: t.Job, Spec: t.Spec, Last: last[t.Job], Uses: t.Uses}
+		by[t.Job] = t
+	}
+	decision := schedule.Plan(d.c.Now(), jobs, d.busy(), d.c.Limits)
+	for _, turn := range decision.Skip {
+		err := d.c.DB.Skip(ctx, claimOf(by[turn.Job], turn), turn.Reason)
+		if err != nil && !errors.Is(err, state.ErrClaimed) {
+			return time.Time{}, err
+		}
+		d.c.Log.Warn("skipped", "job", turn.Job, "planned", turn.Planned, "reason", turn.Reason)
+	}
+	for _, turn := range decision.Start {
+		id, err := d.c.DB.Claim(ctx, claimOf(by[turn.Job], turn))
+		if errors.Is(err, state.ErrClaimed) || errors.Is(err, state.ErrRunning) {
+			continue
+		} else if err != nil {
+			return time.Time{}, err
+		}
+		d.start(ctx, id, by[turn.Job])
+	}
+	return decision.Next, nil
+}
+
+func claimOf(t Task, turn schedule.Turn) state.Claim {
+	return state.Claim{Job: t.Job, Kind: t.Kind, Tenant: t.Tenant, Dataset: t.Dataset, Planned: turn.Planned, Missed: turn.Missed, FirstMissed: turn.FirstMissed}
+}
+
+func (d *Daemon) busy() []schedule.Running {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var out []schedule.Running
+	for _, e := range d.running {
+		out = append(out, schedule.Running{Job: e.task.Job, Since: e.since, Uses: e.task.Uses})
+	}
+	return out
+}
+
+func (d *Daemon) current() []Task {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.tasks)
+}
+
+// planAgain wakes the loop.
+func (d *Daemon) planAgain() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Reload reads the configuration again. What runs goes on with the old one; a
+// mistake changes nothing.
+func (d *Daemon) Reload(ctx context.Context) error {
+	tasks, err := d.c.Tasks()
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	d.tasks = tasks
+	d.mu.Unlock()
+	if err := d.watch(ctx); err != nil {
+		return err
+	}
+	d.planAgain()
+	return nil
+}

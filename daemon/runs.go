@@ -1,0 +1,157 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"strongroom/daemon/state"
+)
+
+// start begins a run that was claimed.
+func (d *Daemon) start(ctx context.Context, id state.RunID, t Task) {
+	ctx, cancel := context.WithCancel(ctx)
+	e := &execution{task: t, since: d.c.Now(), cancel: cancel}
+	d.mu.Lock()
+	if d.stopped { // the claim stays for the next start
+		d.mu.Unlock()
+		cancel()
+		return
+	}
+	d.running[id] = e
+	d.runs.Add(1)
+	d.mu.Unlock()
+	d.c.Log.Info("begins", "run", id, "job", t.Job)
+	go func() {
+		defer d.runs.Done()
+		defer cancel()
+		d.execute(ctx, id, e)
+		d.mu.Lock()
+		delete(d.running, id)
+		d.mu.Unlock()
+		d.planAgain()
+	}()
+}
+
+// execute does the work of a run and records how it ended. When the daemon ends
+// before, nothing is recorded: the next start goes on with it.
+func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
+	outcome, reason, err := d.do(ctx, id, e.task)
+	d.mu.Lock()
+	cancelled := e.cancelled
+	d.mu.Unlock()
+	switch {
+	case ctx.Err() != nil && err != nil && !cancelled:
+		d.c.Log.Info("stopped, to be taken up", "run", id, "job", e.task.Job)
+		return
+	case cancelled && err != nil:
+		outcome, reason = state.Cancelled, "cancelled by hand"
+	case err != nil:
+		outcome, reason = state.Failed, err.Error()
+	}
+	// It has happened, whatever ends now.
+	if err := d.c.DB.Finish(context.WithoutCancel(ctx), id, outcome, reason); err != nil {
+		d.c.Log.Error("how a run ended could not be recorded", "run", id, "outcome", outcome, "error", err)
+		return
+	}
+	d.c.Log.Info("ended", "run", id, "job", e.task.Job, "outcome", outcome, "reason", reason)
+}
+
+// do is the task's own work; a panic in it fails the run and not the daemon.
+func (d *Daemon) do(ctx context.Context, id state.RunID, t Task) (outcome state.Outcome, reason string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("internal error: %v", p)
+		}
+	}()
+	return t.Do(ctx, &reporter{d: d, id: id})
+}
+
+// reporter writes to the database, not more often than somebody looks.
+type reporter struct {
+	d  *Daemon
+	id state.RunID
+
+	mu   sync.Mutex
+	last time.Time // guarded by mu
+}
+
+const reportEvery = time.Second
+
+func (r *reporter) Phase(name string) {
+	if err := r.d.c.DB.Phase(context.Background(), r.id, name); err != nil {
+		r.d.c.Log.Warn("phase not recorded", "run", r.id, "error", err)
+	}
+}
+
+func (r *reporter) Progress(done, total int64) {
+	now := time.Now()
+	r.mu.Lock()
+	soon := now.Sub(r.last) < reportEvery
+	if !soon {
+		r.last = now
+	}
+	r.mu.Unlock()
+	if soon {
+		return
+	}
+	if err := r.d.c.DB.Progress(context.Background(), r.id, done, total); err != nil {
+		r.d.c.Log.Warn("progress not recorded", "run", r.id, "error", err)
+	}
+}
+
+// stop ends what runs, at its next checkpoint.
+func (d *Daemon) stop() error {
+	d.mu.Lock()
+	d.stopped = true
+	for _, e := range d.running {
+		e.cancel()
+	}
+	d.mu.Unlock()
+	done := make(chan struct{})
+	go func() { d.runs.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-time.After(stopWithin):
+		return errors.New("a run did not stop in time; the next start takes it up")
+	}
+}
+
+// Errors of whoever asks.
+var (
+	ErrNoJob = errors.New("no such job")
+	ErrNoRun = errors.New("no such run goes on")
+)
+
+// Start begins a job by hand, now.
+func (d *Daemon) Start(ctx context.Context, job string) (state.RunID, error) {
+	for _, t := range d.current() {
+		if t.Job != job {
+			continue
+		}
+		id, err := d.c.DB.Claim(ctx, state.Claim{Job: t.Job, Kind: t.Kind, Tenant: t.Tenant, Dataset: t.Dataset, Planned: d.c.Now(), ByHand: true})
+		if err != nil {
+			return 0, err
+		}
+		// It outlives the request.
+		d.start(context.WithoutCancel(ctx), id, t)
+		return id, nil
+	}
+	return 0, fmt.Errorf("%w: %q", ErrNoJob, job)
+}
+
+// Cancel stops a run for good; what it stored stays for the next one to adopt.
+func (d *Daemon) Cancel(id state.RunID) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.running[id]
+	if e == nil {
+		return fmt.Errorf("%w: %d", ErrNoRun, id)
+	}
+	e.cancelled = true
+	e.cancel()
+	return nil
+}

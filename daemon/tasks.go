@@ -1,0 +1,87 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"strongroom/daemon/config"
+	"strongroom/daemon/job"
+	"strongroom/daemon/schedule"
+	"strongroom/daemon/state"
+)
+
+// backups is the resource that backups share: each uses all cores by itself.
+const backups schedule.Class = "backups"
+
+// TasksOf returns the tasks of a configuration.
+func TasksOf(s *job.Site, version string) ([]Task, error) {
+	var out []Task
+	for _, t := range s.Config.Tenants {
+		for _, d := range t.Datasets {
+			if d.Source == "import" { // nothing to read: somebody brings it
+				continue
+			}
+			id := fmt.Sprintf("%s:%s/%s", state.Backup, t.Name, d.Name)
+			spec, err := schedule.Compile(d.ScheduleOf(), id, time.LoadLocation)
+			if err != nil {
+				return nil, fmt.Errorf("schedule of %s/%s: %w", t.Name, d.Name, err)
+			}
+			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Spec: spec, Uses: []schedule.Class{backups},
+				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
+					return backup(ctx, s, t, d, "strongroom "+version, r)
+				}})
+		}
+	}
+	return out, nil
+}
+
+// backup takes a snapshot, and does what a snapshot makes possible: it renews
+// locks and lets go what no rule keeps. What goes wrong with these makes no
+// snapshot worse, and is told.
+func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset, tool string, r Reporter) (state.Outcome, string, error) {
+	r.Phase("backup")
+	done, err := s.Backup(ctx, t.Name, d.Name, job.BackupOptions{Tool: tool, Progress: r.Progress})
+	if err != nil {
+		return "", "", err
+	}
+	outcome, reasons := state.OK, []string{"snapshot " + done.Snapshot}
+	if !done.Complete() {
+		outcome = state.Partial
+		reasons = append(reasons, done.State)
+		reasons = append(reasons, done.Failures...)
+	}
+	after := func(phase string, do func() error) error {
+		r.Phase(phase)
+		if err := do(); ctx.Err() != nil {
+			return err
+		} else if err != nil {
+			outcome, reasons = state.Partial, append(reasons, phase+": "+err.Error())
+		}
+		return nil
+	}
+	if slices.ContainsFunc(s.Config.Stores, func(c config.Store) bool { return c.Lock != "" }) {
+		err = after("locks", func() error {
+			_, err := s.ExtendLocks(ctx, job.LockOptions{Tenant: t.Name, Dataset: d.Name})
+			return err
+		})
+	}
+	if err == nil && d.Keep != nil {
+		err = after("expiry", func() error {
+			err := s.Expire(ctx, t.Name, d.Name, job.ExpireOptions{Plan: func(*job.ExpireResult) error { return nil }})
+			if errors.Is(err, job.ErrRefused) { // frozen: nothing goes, which is what freezing is for
+				reasons = append(reasons, err.Error())
+				return nil
+			}
+			return err
+		})
+	}
+	if err != nil {
+		// The snapshot is there. The next run does the rest.
+		reasons = append(reasons, "stopped before all was done")
+	}
+	return outcome, strings.Join(reasons, "; "), nil
+}
