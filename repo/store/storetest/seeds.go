@@ -58,6 +58,15 @@ func (r *Runs) Each(name, replay string, run func(t *testing.T)) {
 // a test each.
 func (r *Runs) Add(further int) { r.n += further }
 
+// Must fails the test where all runs together did not do what they are for. One
+// seed that is repeated may well not.
+func (r *Runs) Must(did bool, otherwise string) {
+	r.t.Helper()
+	if !did && os.Getenv("STRONGROOM_SEED") == "" {
+		r.t.Error(otherwise)
+	}
+}
+
 // Seeds runs with seeds from 1 on, so many as the tier has (with -short a tenth
 // of the short one), or with the one in STRONGROOM_SEED. A failing one prints the command that repeats it.
 func (r *Runs) Seeds(short, full int, run func(t *testing.T, seed uint64)) {
