@@ -48,6 +48,7 @@ var allowed = map[string][]string{
 	"custody/keys/paper":   {},
 	"custody/keys/secret":  {},
 	"custody/keys/share":   {"custody/keys/paper", "custody/keys/secret"},
+	"custody/ledger":       {"custody/keys"},
 	"custody/media":        {"custody/keys", "custody/keys/doc"},
 	"custody/media/mount":  {},
 	"custody/exit":         {"custody/keys", "custody/keys/...", "custody/media", "repo", "repo/...", "source/..."},
@@ -166,7 +167,7 @@ func TestPolicyEveryPackageSaysWhatItIs(t *testing.T) {
 // the commit that added it.
 var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
-	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/sync", "golang.org/x/sys",
+	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3",
 	// tests
