@@ -1,0 +1,200 @@
+#!/usr/bin/python3
+"""A second verifier, by the format alone: verify.py ledger DIR KEY [CHECKPOINT...] | proof FILE KEY"""
+import base64, hashlib, json, os, re, struct, sys
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+MAGIC = b"strongroom ledger segment 1\n"
+NAME = "strongroom-box"
+
+
+def need(ok, what):
+    if not ok:
+        raise ValueError(what)
+
+
+def sha(b):
+    return hashlib.sha256(b).digest()
+
+
+def tree(hashes):
+    """RFC 6962, section 2.1, as it is written there."""
+    if len(hashes) == 1:
+        return hashes[0]
+    k = 1
+    while 2 * k < len(hashes):
+        k *= 2
+    return sha(b"\1" + tree(hashes[:k]) + tree(hashes[k:]))
+
+
+def b64(s, n=None):
+    raw = base64.b64decode(s, validate=True)
+    need(base64.b64encode(raw).decode() == s, "base64 has other bits")
+    need(n is None or len(raw) == n, "length of base64")
+    return raw
+
+
+def number(s):
+    need(re.fullmatch("0|[1-9][0-9]*", s), "number " + s)
+    return int(s)
+
+
+def checkpoint(note, key):
+    text, sep, sigs = note.decode().partition("\n\n")
+    m = re.fullmatch("\u2014 " + NAME + " ([A-Za-z0-9+/=]+)\n", sigs)
+    need(sep and m, "note has not the one signature")
+    raw, text = b64(m[1], 68), text + "\n"
+    need(raw[:4] == sha(NAME.encode() + b"\n\1" + key)[:4], "note is signed by another key")
+    Ed25519PublicKey.from_public_bytes(key).verify(raw[4:], text.encode())
+    m = re.fullmatch("strongroom/ledger/([0-9a-f]{32})/(system|[0-9a-f]{32})\n([0-9]+)\n(.{44})\nincarnation ([0-9]+)\n", text)
+    need(m, "text of note")
+    return m[1], m[2], number(m[3]), b64(m[4], 32), number(m[5])
+
+
+def frames(b):
+    """Yields the frames of a segment."""
+    while b:
+        need(len(b) >= 12, "segment ends in a frame")
+        n = struct.unpack(">I", b[:4])[0]
+        body = b[4 : 4 + n]
+        need(b[4 + n : 12 + n] == sha(body)[:8], "frame is damaged")
+        yield body
+        b = b[12 + n :]
+
+
+def bundle(b):
+    while b:
+        (n,) = struct.unpack(">H", b[:2])
+        need(len(b) >= 2 + n, "bundle ends in an entry")
+        yield b[2 : 2 + n]
+        b = b[2 + n :]
+
+
+def read(*path):
+    with open(os.path.join(*path), "rb") as f:
+        return f.read()
+
+
+def tile_name(level, n):
+    s, n = "%03d" % (n % 1000), n // 1000
+    while n:
+        s, n = "x%03d/%s" % (n % 1000, s), n // 1000
+    return "tile/8/%s/%s" % (level, s)
+
+
+class Log:
+    """Reads a whole log and holds hashes, entries and checkpoints together."""
+
+    def __init__(self, dir, name, key):
+        at = os.path.join(dir, name)
+        names = [n for n in os.listdir(at) if re.fullmatch("segment[.][1-9][0-9]*", n)]
+        need(names, name + ": no segment")
+        raw = read(at, max(names, key=lambda n: int(n[8:])))
+        need(raw.startswith(MAGIC), name + ": segment does not begin as one")
+        first, *records = list(frames(raw[len(MAGIC) :]))
+        header = json.loads(first)
+        self.name, self.leaves, self.entries, self.heads = name, [], [], []
+        for n in range(header["base"] // 256):
+            entries = list(bundle(read(at, tile_name("data", n))))
+            need(len(entries) == 256, "tile has not 256 entries")
+            self.add(entries)
+            need(b"".join(self.leaves[-256:]) == read(at, tile_name(0, n)), "hash tile is not of the entries")
+        level, row = 1, [tree(self.leaves[i : i + 256]) for i in range(0, len(self.leaves), 256)]
+        while len(row) >= 256:
+            for n in range(len(row) // 256):
+                need(b"".join(row[256 * n : 256 * n + 256]) == read(at, tile_name(level, n)), "hash tile")
+            level, row = level + 1, [tree(row[i : i + 256]) for i in range(0, len(row) // 256 * 256, 256)]
+        if header["base"]:
+            self.head(header["checkpoint"].encode(), key)
+        need(header["pending"] == self.pending(), "header: pending intents")
+        need({l["tenant"]: (l["size"], l["root"]) for l in header["links"]} == dict(self.links()), "header: links")
+        for r in records:
+            (n,) = struct.unpack(">H", r[:2])
+            self.add([r[2 : 2 + n]])
+            self.head(r[2 + n :], key)
+        need(self.heads, name + ": no checkpoint")
+
+    def add(self, entries):
+        for raw in entries:
+            e = json.loads(raw)
+            need(e["number"] == len(self.entries) and e.get("tenant", "system") == self.name, "entry is in another place")
+            again = json.dumps(e, separators=(",", ":"), ensure_ascii=False).encode()
+            need(again == raw, "entry is not in its one encoding")
+            self.leaves.append(sha(b"\0" + raw))
+            self.entries.append(e)
+
+    def head(self, note, key):
+        ledger, name, size, root, inc = checkpoint(note, key)
+        need(name == self.name and size == len(self.leaves) and root == tree(self.leaves), "checkpoint is not of the entries")
+        need(not self.heads or self.heads[-1][0] == ledger and self.heads[-1][1] <= inc, "checkpoint of another ledger")
+        self.heads.append((ledger, inc))
+
+    def pending(self):
+        open = []
+        for e in self.entries:
+            if e["phase"] == "intent":
+                open.append(e["number"])
+            elif e["phase"] == "outcome":
+                need(e["intent"] in open and self.entries[e["intent"]]["act"] == e["act"], "outcome of no open intent")
+                open.remove(e["intent"])
+        return open
+
+    def links(self):
+        for e in self.entries:
+            if e["act"] == "ledger-link":
+                yield e["fields"]["log"], (int(e["fields"]["size"]), e["fields"]["root"])
+
+
+def verify_ledger(dir, key, known):
+    system = Log(dir, "system", key)
+    logs = {n: Log(dir, n, key) for n in os.listdir(dir) if re.fullmatch("[0-9a-f]{32}", n)}
+    last = {}
+    for name, (size, root) in system.links():
+        need(name in logs, name + " is gone")
+        log = logs[name]
+        need(size > last.get(name, 0), "link goes back")
+        need(size <= len(log.leaves), "%s is behind its link" % name)
+        need(tree(log.leaves[:size]).hex() == root, "%s is not what was linked" % name)
+        last[name] = size
+    for name, log in logs.items():
+        need(log.heads[-1][0] == system.heads[-1][0], "log of another ledger")
+        need(last.get(name) == len(log.leaves), "%s: last entry is not linked" % name)
+    system.pending()
+    logs["system"] = system
+    for file in known:
+        ledger, name, size, root, _ = checkpoint(read(file), key)
+        need(ledger == system.heads[-1][0] and name in logs, "checkpoint of another ledger")
+        need(size <= len(logs[name].leaves), "checkpoint is ahead")
+        need(tree(logs[name].leaves[:size]) == root, "checkpoint is of another history")
+    return "ok " + " ".join("%s=%d" % (n, len(logs[n].leaves)) for n in sorted(logs))
+
+
+def verify_proof(file, key):
+    body, sep, note = read(file).decode().partition("\n\n")
+    lines = body.split("\n")
+    need(sep and lines[0] == "c2sp.org/tlog-proof@v1" and lines[1].startswith("extra ") and lines[2].startswith("index "), "form")
+    raw, n, path = b64(lines[1][6:]), number(lines[2][6:]), [b64(l, 32) for l in lines[3:]]
+    _, name, size, root, _ = checkpoint(note.encode(), key)
+    e = json.loads(raw)
+    need(e["number"] == n < size and e.get("tenant", "system") == name, "entry is of another place")
+    h, i, last = sha(b"\0" + raw), n, size - 1  # RFC 9162, section 2.1.3.2
+    for p in path:
+        need(last > 0, "path is too long")
+        if i & 1 or i == last:
+            h = sha(b"\1" + p + h)
+            while not i & 1 and i:
+                i, last = i >> 1, last >> 1
+        else:
+            h = sha(b"\1" + h + p)
+        i, last = i >> 1, last >> 1
+    need(last == 0 and h == root, "path does not lead to the root")
+    return "ok %s %d" % (name, n)
+
+
+if __name__ == "__main__":
+    try:
+        key = bytes.fromhex(sys.argv[3])
+        print(verify_ledger(sys.argv[2], key, sys.argv[4:]) if sys.argv[1] == "ledger" else verify_proof(sys.argv[2], key))
+    except (InvalidSignature, ValueError, KeyError, TypeError, IndexError, struct.error, OSError) as e:
+        print("bad:", repr(e))
+        sys.exit(1)
