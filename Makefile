@@ -14,7 +14,7 @@ GOVULNCHECK := v1.9.0
 
 build:
 	@mkdir -p bin
-	go build $(GOFLAGS_BUILD) -o bin/ ./daemon/cmd/strongroom ./custody/cmd/strongroom-recover ./custody/cmd/strongroom-mountd
+	go build $(GOFLAGS_BUILD) -o bin/ ./daemon/cmd/strongroom ./custody/cmd/strongroom-recover ./custody/cmd/strongroom-verify ./custody/cmd/strongroom-mountd
 
 demo: build
 	@go run ./daemon/cmd/demo -bin bin/strongroom -recover bin/strongroom-recover -dir var/demo

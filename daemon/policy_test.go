@@ -51,9 +51,12 @@ var allowed = map[string][]string{
 	"custody/ledger":       {"custody/keys"},
 	"custody/media":        {"custody/keys", "custody/keys/doc"},
 	"custody/media/mount":  {},
-	"custody/exit":         {"custody/keys", "custody/keys/...", "custody/media", "repo", "repo/...", "source/..."},
+	"custody/exit":         {"custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "repo", "repo/...", "source/..."},
 	"custody/rescue":       {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
 	"custody/cmd/...":      {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
+
+	// Anybody's tool; custody/exit would bring databases and stores with it.
+	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger"},
 
 	// It is root, and is nothing else.
 	"custody/cmd/strongroom-mountd": {"custody/media/mount"},

@@ -10,6 +10,7 @@ import (
 	"strongroom/custody/keys/doc"
 	"strongroom/custody/keys/paper"
 	"strongroom/custody/keys/share"
+	"strongroom/custody/ledger"
 	"strongroom/custody/media"
 	"strongroom/repo"
 	"strongroom/repo/pack"
@@ -94,6 +95,16 @@ var table = []struct {
 	{box.ErrNoCopy, Refused},
 	{keys.ErrExpired, Refused},
 	{keys.ErrOnline, Refused},
+	{ledger.ErrTampered, Integrity},
+	{ledger.ErrFork, Integrity},
+	{ledger.ErrBehind, Integrity},
+	{ledger.ErrUnsettled, Inconclusive},
+	{ledger.ErrNoLedger, NoRepository},
+	{ledger.ErrLocked, Locked},
+	{ledger.ErrExists, Refused},
+	{ledger.ErrNoTenant, Refused},
+	{ledger.ErrNoEntry, Refused},
+	{ledger.ErrBroken, Refused},
 	{media.ErrTampered, Integrity},
 	{media.ErrNoRegister, NoRepository},
 	{media.ErrUnknown, Refused},
@@ -127,6 +138,7 @@ var table = []struct {
 	{store.ErrLocked, Incomplete},
 	{store.ErrDenied, Refused},
 	{store.ErrUnavailable, TryLater},
+	{keys.ErrUnknownBox, WrongKey}, // where nothing says that it is damage
 }
 
 // Of returns the code for an error.

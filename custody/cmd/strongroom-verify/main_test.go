@@ -1,0 +1,126 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"strongroom/custody/exit"
+	"strongroom/custody/keys"
+	"strongroom/custody/keys/secret"
+	"strongroom/custody/ledger"
+)
+
+func TestExitCodesAreThoseOfTheTable(t *testing.T) {
+	for _, c := range []struct {
+		here int
+		want exit.Code
+	}{
+		{exitOK, exit.OK}, {exitFailed, exit.Failed}, {exitPartial, exit.Partial}, {exitNone, exit.NoRepository}, {exitWrongKey, exit.WrongKey},
+		{exitInconclusive, exit.Inconclusive}, {exitUsage, exit.Usage}, {exitIntegrity, exit.Integrity},
+	} {
+		if c.here != int(c.want) {
+			t.Errorf("%d, want %d", c.here, c.want)
+		}
+	}
+	for _, err := range []error{ledger.ErrTampered, ledger.ErrFork, ledger.ErrBehind, keys.ErrUnknownBox, ledger.ErrNoLedger, ledger.ErrUnsettled} {
+		if code(err) != int(exit.Of(err)) {
+			t.Errorf("%v: %d, the table has %d", err, code(err), exit.Of(err))
+		}
+	}
+}
+
+func verify(t *testing.T, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+func write(t *testing.T, name string, b []byte) string {
+	t.Helper()
+	if err := os.WriteFile(name, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func TestCommand(t *testing.T) {
+	base := t.TempDir()
+	signer := keys.NewSigner(secret.Random())
+	dir, key := filepath.Join(base, "ledger"), signer.Public().String()
+	c := ledger.Config{Path: dir, Signer: signer, Incarnation: 1, Trust: keys.BoxKeys{{Public: signer.Public(), First: 1}}, Reserve: 1, Now: time.Now}
+	a := ledger.Act{Kind: "user-add", Actor: "nora", Role: "officer", Source: "192.0.2.7", Fields: map[string]string{"user": "otto"}}
+	if _, err := ledger.Create(c, a); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	l, _, err := ledger.Open(ctx, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := l.Intend(ctx, a)
+	if err == nil {
+		err = i.Outcome(ctx, ledger.Done, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	proof, err := l.Prove(ctx, keys.TenantID{}, 1)
+	head, err2 := l.Head(ctx, keys.TenantID{})
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	older := filepath.Join(base, "older")
+	if err := os.CopyFS(older, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Record(ctx, a); err != nil {
+		t.Fatal(err)
+	}
+	newest, err := l.Head(ctx, keys.TenantID{})
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := write(t, filepath.Join(base, "a.tlog-proof"), proof)
+	known := write(t, filepath.Join(base, "checkpoint"), []byte(head.Note))
+	newer := write(t, filepath.Join(base, "newer"), []byte(newest.Note))
+	keyFile := write(t, filepath.Join(base, "keys"), []byte("# of the box\n"+key+" 1\n"))
+	changed := write(t, filepath.Join(base, "changed"), bytes.Replace(proof, []byte("index 1"), []byte("index 2"), 1))
+	other := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		want int
+		says string
+		args []string
+	}{
+		{0, "4 entries, 0 acts open", []string{"ledger", dir, "--key", key}},
+		{0, "4 entries", []string{"--key", keyFile, "ledger", "--checkpoint", known, dir, "--checkpoint", newer}},
+		{0, `"Size":4`, []string{"ledger", dir, "--json", "--key", key}},
+		{65, "ahead of the ledger", []string{"ledger", older, "--key", key, "--checkpoint", newer}},
+		{12, "not listed", []string{"ledger", dir, "--key", other}},
+		{10, "no ledger", []string{"ledger", base, "--key", key}},
+		{0, "user-add intent  by nora (officer) from 192.0.2.7", []string{"proof", file, "--key", key}},
+		{0, "user: otto", []string{"proof", file, "--key", keyFile}},
+		{65, "not what was signed", []string{"proof", changed, "--key", key}},
+		{65, "changed", []string{"proof", file, changed, "--key", key}},
+		{64, "--key", []string{"ledger", dir}},
+		{64, "receipts", []string{"receipts", dir, "--key", key}},
+		{64, "64 hex", []string{"ledger", dir, "--key", changed}},
+		{64, "no such file", []string{"ledger", dir, "--key", "abc"}},
+		{1, "no such file", []string{"proof", dir + "x", "--key", key}},
+		{0, "Exit codes", []string{"--help"}},
+		{0, "strongroom-verify dev", []string{"--version"}},
+	} {
+		got, out, errs := verify(t, c.args...)
+		if got != c.want || !strings.Contains(out+errs, c.says) {
+			t.Errorf("%v: exit %d, want %d and %q:\n%s%s", c.args, got, c.want, c.says, out, errs)
+		}
+	}
+}
