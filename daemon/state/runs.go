@@ -164,10 +164,20 @@ func (d *DB) touch(ctx context.Context, tx *sql.Tx, update string, id RunID, arg
 	return fmt.Errorf("%w: run %d", ErrNotRunning, id)
 }
 
-// Finish ends a run and changes the health of its dataset, at once: no crash
-// leaves a success that nobody counts.
-func (d *DB) Finish(ctx context.Context, id RunID, outcome Outcome, reason string) error {
-	return d.write(ctx, func(tx *sql.Tx) error { return d.finish(ctx, tx, id, outcome, reason) })
+// Finish ends a run, changes the health of its dataset and queues messages, at
+// once: no crash leaves a success that nobody counts or a failure that nobody is
+// told of.
+func (d *DB) Finish(ctx context.Context, id RunID, outcome Outcome, reason string, messages ...Message) error {
+	err := d.write(ctx, func(tx *sql.Tx) error {
+		if err := d.finish(ctx, tx, id, outcome, reason); err != nil {
+			return err
+		}
+		return d.enqueue(ctx, tx, messages)
+	})
+	if err != nil {
+		return fmt.Errorf("finish run %d: %w", id, err)
+	}
+	return nil
 }
 
 func (d *DB) finish(ctx context.Context, tx *sql.Tx, id RunID, outcome Outcome, reason string) error {

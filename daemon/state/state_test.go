@@ -364,8 +364,22 @@ func TestUpgradeFromGoldenV1(t *testing.T) {
 	if know, _ := newest(); have != know {
 		t.Errorf("schema %d, want %d", have, know)
 	}
+	if _, told, err := d.Raise(t.Context(), Alarm{Key: "k"}, msg("e")); err != nil || !told {
+		t.Errorf("an alarm: %v", err)
+	}
 	must(t, d.Close())
 	must(t, reopen(t, cfg).Close())
+
+	// What was there before is beside it, as it was.
+	old, err := open(filepath.Join(cfg.Dir, file+".before-2"), "delete")
+	must(t, err)
+	defer old.Close()
+	var schema string
+	var n int
+	must(t, old.QueryRow(`SELECT value, (SELECT count(*) FROM runs) FROM meta WHERE key = 'schema'`).Scan(&schema, &n))
+	if schema != "1" || n != 3 {
+		t.Errorf("the copy has schema %s and %d runs", schema, n)
+	}
 }
 
 func TestBackupIsACopyThatOpens(t *testing.T) {
