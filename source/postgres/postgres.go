@@ -48,6 +48,9 @@ type Config struct {
 	// snapshot to the next: range i is matched against range i of last week.
 	splitOver   int64
 	rangeBlocks int64
+	// longTransaction is how long a transaction may be open before an
+	// examination tells of it; 0 means an hour, tests have less.
+	longTransaction time.Duration
 }
 
 const (
@@ -79,6 +82,9 @@ func New(cfg Config) (*Source, error) {
 	}
 	if cfg.rangeBlocks == 0 {
 		cfg.rangeBlocks = defaultRangeBlocks
+	}
+	if cfg.longTransaction == 0 {
+		cfg.longTransaction = time.Hour
 	}
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = 30 * time.Second
