@@ -68,6 +68,7 @@ var allowed = map[string][]string{
 	"daemon/config":         {"daemon/schedule"},
 	"daemon/schedule":       {}, // pure: no clock, no files
 	"daemon/state":          {},
+	"daemon/drill/sandbox":  {},
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
 	"systemd":               {},
@@ -78,7 +79,7 @@ var allowed = map[string][]string{
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/cmd/(bench|demo))$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo))$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api)$`)
