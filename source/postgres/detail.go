@@ -81,8 +81,7 @@ func readDetail(ctx context.Context, h *held, srv server, progs programs, roles 
 		JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase WHERE d.datname = pg_catalog.current_database() ORDER BY 1`); err != nil {
 		return nil, err
 	}
-	if d.Extensions, err = collect[extension](ctx, c, "extensions", `SELECT e.extname::text, e.extversion, n.nspname::text
-		FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace ORDER BY 1`); err != nil {
+	if d.Extensions, err = collect[extension](ctx, c, "extensions", extensionsQuery); err != nil {
 		return nil, err
 	}
 	for _, t := range h.tables {
@@ -127,6 +126,9 @@ func readLocale(ctx context.Context, c *pgx.Conn, major int) (locale, error) {
 	}
 	return l[0], nil
 }
+
+const extensionsQuery = `SELECT e.extname::text, e.extversion, n.nspname::text
+	FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace ORDER BY 1`
 
 // objectsQuery lists what the database's own part of the catalogue holds, one
 // line an object, extensions' members left out.

@@ -231,7 +231,7 @@ func (n *snapshot) openObjects(ctx context.Context) (io.ReadCloser, error) {
 		return nil, n.fail(fmt.Errorf("dump large objects: %w", err))
 	}
 	l := newLOStream(ctx, c)
-	facts := func() source.Facts { return facts(&l.sum, "large objects") }
+	facts := func() source.Facts { return facts(&l.sum, LargeObjects) }
 	return n.track(ctx, objectStream, l, facts, func() { n.putWorker(c, l.err == io.EOF) })
 }
 
