@@ -19,7 +19,7 @@ build:
 demo: build
 	@go run ./daemon/cmd/demo -bin bin/strongroom -recover bin/strongroom-recover -dir var/demo
 
-# All tests, against real PostgreSQL and real S3 servers.
+# All tests, against real PostgreSQL, MariaDB and S3 servers.
 test: packages bin/versitygw build
 	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
 	go test -count=1 -timeout 20m ./...
@@ -58,9 +58,10 @@ faults: packages bin/versitygw bin/rclone build
 clean:
 	rm -rf bin var
 
-# Debian packages that the tests need.
+# Debian packages that the tests need. Of MariaDB's the core one: mariadb-server
+# would make a server of the system's and start it.
 packages:
-	@.ci/packages postgresql python3-cryptography python3-zstandard util-linux mount e2fsprogs strace xorriso xorriso
+	@.ci/packages postgresql mariadb-server-core mariadb-client python3-cryptography python3-zstandard util-linux mount e2fsprogs strace xorriso xorriso
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)

@@ -36,6 +36,8 @@ var allowed = map[string][]string{
 	"source/rowhash":       {},
 	"source/postgres":      {"source", "source/rowhash"},
 	"source/postgres/...":  {"source", "source/postgres/..."},
+	"source/mariadb":       {"source", "source/rowhash"},
+	"source/mariadb/...":   {},
 	"source/sqlite":        {"source", "source/files/publish", "source/files/scratch"},
 	"source/command":       {"source", "source/files/publish"},
 	"source/files":         {"source", "source/files/publish", "source/files/scratch"},
@@ -79,7 +81,7 @@ var allowed = map[string][]string{
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo))$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest)$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api)$`)
@@ -172,7 +174,7 @@ func TestPolicyEveryPackageSaysWhatItIs(t *testing.T) {
 // the commit that added it.
 var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
-	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys",
+	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3",
 	// tests
