@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -54,15 +55,16 @@ func newSim(t *testing.T, seed uint64, tenants, stores int) *sim {
 		members = append(members, spread.Member{Name: fmt.Sprintf("store%d", i), Store: f})
 	}
 	signer := newSigner(1)
+	trust := remembering(func(box [32]byte, _ uint32, m, sig []byte) error {
+		if box != signer.Public() || !ed25519.Verify(box[:], m, sig) {
+			return errors.New("not by the box")
+		}
+		return nil
+	})
 	for i := range tenants {
 		w := &world{t: t, base: fastDir(t), n: stores, signer: signer, grace: time.Duration(s.chance.IntN(15)) * 24 * time.Hour, per: 2 + s.chance.IntN(5), saved: map[string][]byte{},
 			policy: []retain.Policy{{Last: 3}, {Last: 1}, {Weekly: 4, Monthly: 2}, {Within: 30 * 24 * time.Hour}, {}, {Daily: 2, Yearly: 1}}[s.chance.IntN(6)]}
-		w.r = &repo.Repo{Tenant: repo.ID{byte(i + 1)}, Catalogue: testKey{8}, Members: members, Trust: func(box [32]byte, _ uint32, m, sig []byte) error {
-			if box != signer.Public() || !ed25519.Verify(box[:], m, sig) {
-				return errors.New("not by the box")
-			}
-			return nil
-		}}
+		w.r = &repo.Repo{Tenant: repo.ID{byte(i + 1)}, Catalogue: testKey{8}, Members: members, Trust: trust}
 		if err := os.MkdirAll(w.state(), 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -73,6 +75,32 @@ func newSim(t *testing.T, seed uint64, tenants, stores int) *sim {
 		s.tenants = append(s.tenants, &simTenant{world: w, id: i, buried: map[string]time.Time{}, expired: map[string]bool{}})
 	}
 	return s
+}
+
+// remembering is a Trust that verifies each signature once: in five years the
+// same tombstones are listed thousands of times.
+func remembering(trust repo.Trust) repo.Trust {
+	var mu sync.Mutex
+	good := map[[sha256.Size]byte]bool{}
+	return func(box [32]byte, incarnation uint32, m, sig []byte) error {
+		h := sha256.New()
+		fmt.Fprintf(h, "%x %d %d %x ", box, incarnation, len(m), sig)
+		h.Write(m)
+		id := [sha256.Size]byte(h.Sum(nil))
+		mu.Lock()
+		known := good[id]
+		mu.Unlock()
+		if known {
+			return nil
+		}
+		err := trust(box, incarnation, m, sig)
+		if err == nil {
+			mu.Lock()
+			good[id] = true
+			mu.Unlock()
+		}
+		return err
+	}
 }
 
 func (s *sim) say(format string, a ...any) {
