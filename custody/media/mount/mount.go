@@ -70,7 +70,7 @@ func (d Direct) Mount(ctx context.Context, uuid string, write bool) (string, err
 	} else if fs.Mounted != "" {
 		return "", fmt.Errorf("mount %s: %w at %s", uuid, ErrElsewhere, fs.Mounted)
 	}
-	if err := os.MkdirAll(at, 0o755); err != nil {
+	if err := makeDir(at); err != nil {
 		return "", fmt.Errorf("mount %s: %w", uuid, err)
 	}
 	var readOnly uintptr
@@ -81,6 +81,17 @@ func (d Direct) Mount(ctx context.Context, uuid string, write bool) (string, err
 		return "", fmt.Errorf("mount %s (%s on %s): %w", uuid, fs.Type, fs.Device, err)
 	}
 	return at, nil
+}
+
+// makeDir makes a mount point that others may pass, whatever the umask.
+func makeDir(at string) error {
+	err := os.MkdirAll(at, 0o755)
+	for _, dir := range []string{filepath.Dir(at), at} {
+		if err == nil {
+			err = os.Chmod(dir, 0o755)
+		}
+	}
+	return err
 }
 
 // Unmount writes back what is to be written and unmounts; then the disk may be
