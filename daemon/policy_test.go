@@ -50,7 +50,7 @@ var allowed = map[string][]string{
 	"custody/keys/paper":   {},
 	"custody/keys/secret":  {},
 	"custody/keys/share":   {"custody/keys/paper", "custody/keys/secret"},
-	"custody/ledger":       {"custody/keys"},
+	"custody/ledger":       {"custody/keys", "repo/seal"}, // of stores it knows three methods
 	"custody/media":        {"custody/keys", "custody/keys/doc"},
 	"custody/receipt":      {}, // for who checks one without a box
 	"custody/media/mount":  {},

@@ -201,6 +201,10 @@ func (l *Ledger) link(g *log, reserved bool) error {
 	if known && have.Size == g.head.Size {
 		return nil
 	}
+	return l.addLink(g, reserved)
+}
+
+func (l *Ledger) addLink(g *log, reserved bool) error {
 	e := newEntry(Act{Kind: Link, Actor: self, Role: selfRole, Source: selfRole, Fields: map[string]string{
 		"log": logName(g.tenant), "size": strconv.FormatInt(g.head.Size, 10), "root": hex.EncodeToString(g.head.Root[:]),
 	}}, l.c.Now())

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strconv"
 
@@ -25,6 +26,13 @@ type gap struct {
 func (g gap) covers(c Checkpoint) bool {
 	return c.Tenant == g.tenant && c.Incarnation <= g.incarnation && c.Size > g.from && c.Size <= g.to &&
 		(c.Size < g.to || c.Root == g.root)
+}
+
+func (g gap) fields() map[string]string {
+	return map[string]string{
+		"log": logName(g.tenant), "from": strconv.FormatInt(g.from, 10), "to": strconv.FormatInt(g.to, 10),
+		"root": hex.EncodeToString(g.root[:]), "incarnation": strconv.FormatUint(uint64(g.incarnation), 10),
+	}
 }
 
 // parseGap reads a Gap; fields that say why may stand beside its own.

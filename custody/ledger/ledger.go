@@ -95,7 +95,11 @@ type Ledger struct {
 	logs   map[keys.TenantID]*log
 	broken error
 	gate   error // ErrBehind or ErrFork: what the anchors say
-	closed bool
+	// By name of a place whose anchors were checked: what it holds of this
+	// incarnation, and the anchors that are against the ledger.
+	copied    map[string]map[keys.TenantID]Checkpoint
+	conflicts map[string][]Anchor
+	closed    bool
 }
 
 const (

@@ -385,6 +385,20 @@ func (g *log) write(frame []byte) error {
 // the last before a crash: the segment has all of it until the next one is
 // there, and tiles that are there already are compared.
 func (g *log) settle() error {
+	if err := g.putTiles(); err != nil {
+		return err
+	}
+	h := g.newHeader(g.tree.base + tileWidth)
+	h.Checkpoint = g.head.Note
+	if err := g.begin(h, nil); err != nil {
+		return err
+	}
+	g.tree.base, g.tree.leaves = h.Base, nil
+	return nil
+}
+
+// putTiles writes the tiles that 256 records complete.
+func (g *log) putTiles() error {
 	n := g.tree.base / tileWidth
 	var entries [][]byte
 	for _, r := range g.records {
@@ -409,17 +423,10 @@ func (g *log) settle() error {
 			return err
 		}
 		if n%tileWidth != tileWidth-1 {
-			break
+			return nil
 		}
 		n /= tileWidth
 	}
-	h := g.newHeader(g.tree.base + tileWidth)
-	h.Checkpoint = g.head.Note
-	if err := g.begin(h, nil); err != nil {
-		return err
-	}
-	g.tree.base, g.tree.leaves = h.Base, nil
-	return nil
 }
 
 // newHeader says what was open and linked before base, which is where the

@@ -242,16 +242,16 @@ func TestTamperingIsFoundByBothVerifiers(t *testing.T) {
 			}
 		}, want: ErrTampered},
 		"a tenant's log is put back": {harm: func(t *testing.T, dir string) {
-			put(t, s.older, dir, a)
+			putBack(t, s.older, dir, a)
 		}, want: ErrTampered},
 		"the system log is put back": {harm: func(t *testing.T, dir string) {
-			put(t, s.older, dir, systemName)
+			putBack(t, s.older, dir, systemName)
 		}, want: ErrTampered},
 		"all of it is put back": {harm: func(t *testing.T, dir string) {
-			put(t, s.older, dir, systemName, a, tenantB.String())
+			putBack(t, s.older, dir, systemName, a, tenantB.String())
 		}, known: []Checkpoint{s.head}, want: ErrBehind},
 		"all of it is put back and goes on": {harm: func(t *testing.T, dir string) {
-			put(t, s.older, dir, systemName, a, tenantB.String())
+			putBack(t, s.older, dir, systemName, a, tenantB.String())
 			l := open(t, testConfig(dir))
 			for range 130 {
 				do(t, l, act(tenantA, Backup), Done)
@@ -259,11 +259,11 @@ func TestTamperingIsFoundByBothVerifiers(t *testing.T) {
 		}, known: []Checkpoint{s.head}, want: ErrFork},
 		"another ledger by the same box": {harm: func(t *testing.T, dir string) {
 			other := makeSpecimen(t, 100, 150)
-			put(t, other.dir, dir, systemName, a, tenantB.String())
+			putBack(t, other.dir, dir, systemName, a, tenantB.String())
 		}, known: []Checkpoint{s.head}, want: ErrFork},
 		"a tenant's log of another ledger": {harm: func(t *testing.T, dir string) {
 			other := makeSpecimen(t, 150, 100)
-			put(t, other.dir, dir, a)
+			putBack(t, other.dir, dir, a)
 		}, want: ErrTampered},
 		"an open intent is hidden": {harm: func(t *testing.T, dir string) {
 			edit(t, dir, a, func(h *header, r []record) []record {
@@ -283,8 +283,8 @@ func TestTamperingIsFoundByBothVerifiers(t *testing.T) {
 	}
 }
 
-// put puts logs of one ledger into another.
-func put(t *testing.T, from, to string, logs ...string) {
+// putBack puts logs of one ledger into another.
+func putBack(t *testing.T, from, to string, logs ...string) {
 	t.Helper()
 	for _, log := range logs {
 		if err := os.RemoveAll(filepath.Join(to, log)); err != nil {
