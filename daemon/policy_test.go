@@ -71,6 +71,7 @@ var allowed = map[string][]string{
 	"daemon/schedule":       {}, // pure: no clock, no files
 	"daemon/state":          {},
 	"daemon/drill/sandbox":  {},
+	"daemon/notify":         {"daemon/state"}, // its outbox
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
 	"systemd":               {},
@@ -84,7 +85,7 @@ var allowed = map[string][]string{
 var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest)$`)
 
 // networked may speak HTTP.
-var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api)$`)
+var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/notify)$`)
 
 type goPackage struct {
 	ImportPath, Dir, Doc string
@@ -176,7 +177,7 @@ var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
-	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3",
+	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak",
 }

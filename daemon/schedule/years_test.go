@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,8 +285,8 @@ func TestTenYearsLoseAndDoubleNoRun(t *testing.T) {
 // machine is suspended and that do not know that the clock was set.
 func TestTimersSuspendAndClocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var ahead time.Duration // of the clock on the timers
-		clock := func() time.Time { return time.Now().Add(ahead) }
+		var ahead atomic.Int64 // of the clock on the timers
+		clock := func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 		time.Sleep(time.Until(at(t, "2026-01-01T00:00Z")))
 
 		spec := compile(t, Config{At: "30 2 * * *", TimeZone: "Europe/Berlin"})
@@ -312,13 +313,13 @@ func TestTimersSuspendAndClocks(t *testing.T) {
 		time.Sleep(48 * time.Hour) // two runs
 		// Suspended over a third, and awake again between two ticks of the timer.
 		time.Sleep(7 * time.Second)
-		ahead += 5 * time.Hour
+		ahead.Add(int64(5 * time.Hour))
 		time.Sleep(time.Hour)
 		// Set back over it: not again. Its time comes a second time.
-		ahead -= 6 * time.Hour
+		ahead.Add(int64(-6 * time.Hour))
 		time.Sleep(26 * time.Hour)
 		// Set forward by three days.
-		ahead += 72 * time.Hour
+		ahead.Add(int64(72 * time.Hour))
 		time.Sleep(time.Hour)
 		close(stop)
 		<-done
