@@ -271,9 +271,14 @@ func TestMailGoesEncryptedAndOnce(t *testing.T) {
 func TestMailIsNotSentInClearOrToAStranger(t *testing.T) {
 	plain, ca := newSink(t, func(s *sink) { s.noTLS = true })
 	other, _ := newSink(t, nil) // whose certificate ca does not know
-	for name, s := range map[string]*sink{"no STARTTLS": plain, "another's certificate": other} {
-		cfg := mailConfig(s, ca)
-		cfg.Username, cfg.PasswordFile = "me", file(t, "right")
+	for _, c := range []struct {
+		name, user string
+		s          *sink
+	}{{"no STARTTLS", "", plain}, {"no STARTTLS, with a password", "me", plain}, {"another's certificate", "", other}, {"another's certificate, with a password", "me", other}} {
+		name, s, cfg := c.name, c.s, mailConfig(c.s, ca)
+		if cfg.Username = c.user; c.user != "" {
+			cfg.PasswordFile = file(t, "right")
+		}
 		b := newBench(t, Config{Mail: []Mail{cfg}})
 		must(t, b.Send(t.Context(), Event{Kind: LockProbeFailed}))
 		b.deliver(t)
@@ -331,6 +336,9 @@ func TestSignatureIsThatOfOpenSSL(t *testing.T) {
 }
 
 func TestAWebhookThatFailsIsTriedAgain(t *testing.T) {
+	stranger := &pings{}
+	elsewhere := httptest.NewServer(stranger)
+	t.Cleanup(elsewhere.Close)
 	r, cfg := newReceiver(t, func(nth int, w http.ResponseWriter) bool {
 		switch nth {
 		case 1:
@@ -339,7 +347,7 @@ func TestAWebhookThatFailsIsTriedAgain(t *testing.T) {
 			conn, _, _ := w.(http.Hijacker).Hijack()
 			conn.Close()
 		case 3:
-			w.Header().Set("Location", "http://127.0.0.1:1/")
+			w.Header().Set("Location", elsewhere.URL)
 			w.WriteHeader(http.StatusTemporaryRedirect)
 		}
 		return nth <= 3
@@ -364,6 +372,9 @@ func TestAWebhookThatFailsIsTriedAgain(t *testing.T) {
 	}
 	if len(r.bad) > 0 || r.ids[0] == "" || r.ids[0] != r.ids[3] {
 		t.Errorf("signatures %q, IDs %q", r.bad, r.ids)
+	}
+	if got := stranger.got(); got != "" {
+		t.Errorf("a stranger was told at %s", got)
 	}
 	if strings.Contains(b.log.String(), "token-in-path") {
 		t.Errorf("the URL is in the log: %s", &b.log)
