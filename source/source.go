@@ -51,7 +51,7 @@ type Source interface {
 
 // Description says what a source is, for the catalogue.
 type Description struct {
-	Engine  string `json:"engine"`  // "postgres", "sqlite", "command", "files"
+	Engine  string `json:"engine"`  // "postgres", "mariadb", "sqlite", "command", "files"
 	Version string `json:"version"` // of the server or file format
 	// Size is an estimate of the bytes that a dump will read; 0: unknown.
 	Size int64 `json:"size,omitempty"`

@@ -20,6 +20,7 @@ import (
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
+	"strongroom/source/mariadb"
 	"strongroom/source/postgres"
 	"strongroom/source/sqlite"
 )
@@ -132,6 +133,9 @@ var table = []struct {
 	{files.ErrNotEmpty, Refused},
 	{postgres.ErrNotEmpty, Refused},
 	{postgres.ErrNoDatabase, Refused},
+	{mariadb.ErrNotEmpty, Refused},
+	{mariadb.ErrNoDatabase, Refused},
+	{mariadb.ErrTooSmall, Refused},
 	{loader.ErrTarget, Usage},
 	{store.ErrReadOnly, Refused},
 	{store.ErrFull, Refused},

@@ -77,15 +77,15 @@ Without --store those of the kit are used.`,
 // TargetFlags adds the flags that say where a restore goes.
 func TargetFlags(c *cobra.Command, o *loader.Options) {
 	fs := c.Flags()
-	fs.StringVar(&o.To, "to", "", "PATH, postgres://… or - for stdout")
-	fs.StringArrayVar(&o.Only, "only", nil, "only this table (schema.name) or path; may be repeated")
+	fs.StringVar(&o.To, "to", "", "PATH, postgres://…, mariadb://… or - for stdout")
+	fs.StringArrayVar(&o.Only, "only", nil, "only this table (schema.name, MariaDB: name) or path; may be repeated")
 	fs.BoolVar(&o.Overwrite, "overwrite", false, "replace files at the target")
-	fs.BoolVar(&o.NoOwner, "no-owner", false, "PostgreSQL: leave all objects to the loading role")
+	fs.BoolVar(&o.NoOwner, "no-owner", false, "PostgreSQL, MariaDB: leave all objects to the loading role or user")
 	fs.StringVar(&o.Role, "role", "", "PostgreSQL: SET ROLE after login")
-	fs.BoolVar(&o.Create, "create", false, "PostgreSQL: make the database")
-	fs.IntVar(&o.Jobs, "jobs", 0, "PostgreSQL: tables at once")
-	fs.BoolVar(&o.Verify, "verify", false, "PostgreSQL: read every table again and compare its rows")
-	fs.StringVar(&o.PasswordFile, "password-file", "", "PostgreSQL: file with the password on its first line")
+	fs.BoolVar(&o.Create, "create", false, "PostgreSQL, MariaDB: make the database")
+	fs.IntVar(&o.Jobs, "jobs", 0, "PostgreSQL, MariaDB: tables at once")
+	fs.BoolVar(&o.Verify, "verify", false, "PostgreSQL, MariaDB: read every table again and compare its rows")
+	fs.StringVar(&o.PasswordFile, "password-file", "", "PostgreSQL, MariaDB: file with the password on its first line")
 }
 
 func (f *flags) check() error {

@@ -19,6 +19,7 @@ import (
 	"strongroom/source/command"
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
+	"strongroom/source/mariadb"
 	"strongroom/source/postgres"
 	"strongroom/source/sqlite"
 )
@@ -28,17 +29,17 @@ var ErrTarget = errors.New("the target does not fit")
 
 // Options say where a restore goes, and how.
 type Options struct {
-	// To is an absolute or relative path, a postgres:// URL, or "-" for Stdout.
+	// To is an absolute or relative path, a postgres:// or mariadb:// URL, or "-" for Stdout.
 	To           string
 	Stdout       io.Writer
-	PasswordFile string   // postgres
+	PasswordFile string   // postgres, mariadb
 	Only         []string // tables, or paths of a tree
 	Overwrite    bool     // files and databases in files
-	NoOwner      bool     // postgres
+	NoOwner      bool     // postgres, mariadb
 	Role         string   // postgres
-	Create       bool     // postgres: make the database
-	Jobs         int      // postgres
-	Verify       bool     // postgres: read every table again
+	Create       bool     // postgres, mariadb: make the database
+	Jobs         int      // postgres, mariadb
+	Verify       bool     // postgres, mariadb: read every table again
 	// Progress is told the bytes read so far and the total.
 	Progress func(done, total int64)
 }
@@ -125,6 +126,8 @@ func Restore(ctx context.Context, o *repo.Opened, opt Options) (*Result, error) 
 	switch {
 	case strings.HasPrefix(opt.To, "postgres://"), strings.HasPrefix(opt.To, "postgresql://"):
 		err = s.toPostgres(ctx, opt, r)
+	case strings.HasPrefix(opt.To, "mariadb://"):
+		err = s.toMariaDB(ctx, opt, r)
 	case opt.To == "-":
 		if len(opt.Only) > 0 && s.desc.Engine != "files" {
 			return nil, fmt.Errorf("%w: --only with --to - works for trees of files", ErrTarget)
@@ -156,12 +159,30 @@ func (s *stored) toPostgres(ctx context.Context, opt Options, r *Result) error {
 	return nil
 }
 
+func (s *stored) toMariaDB(ctx context.Context, opt Options, r *Result) error {
+	if s.desc.Engine != mariadb.Engine {
+		return fmt.Errorf("%w: a snapshot of %s does not go into a MariaDB database", ErrTarget, s.desc.Engine)
+	}
+	if opt.Role != "" {
+		return fmt.Errorf("%w: --role is for PostgreSQL", ErrTarget)
+	}
+	rep, err := mariadb.Restore(ctx, s, mariadb.Target{URL: opt.To, PasswordFile: opt.PasswordFile, Create: opt.Create, NoOwner: opt.NoOwner,
+		Jobs: opt.Jobs, Only: opt.Only, Verify: opt.Verify})
+	if err != nil {
+		return err
+	}
+	r.Tables, r.Rows, r.Verified, r.Warnings = rep.Tables, rep.Rows, rep.Verified, rep.Warnings
+	return nil
+}
+
 // plain writes the snapshot as one stream: SQL, the database file, the
 // command's output, or a tar.
 func (s *stored) plain(ctx context.Context, w io.Writer, only []string) error {
 	switch s.desc.Engine {
 	case "postgres":
 		return postgres.WritePlain(ctx, s, w)
+	case mariadb.Engine:
+		return mariadb.WritePlain(ctx, s, w)
 	case "sqlite":
 		return sqlite.WritePlain(ctx, s, w)
 	case "command":
@@ -196,10 +217,10 @@ func (s *stored) toPath(ctx context.Context, opt Options, r *Result) error {
 	}
 	r.To = path
 	if len(opt.Only) > 0 && s.desc.Engine != "files" {
-		return fmt.Errorf("%w: --only works for trees of files, and for PostgreSQL into a database", ErrTarget)
+		return fmt.Errorf("%w: --only works for trees of files, and for PostgreSQL and MariaDB into a database", ErrTarget)
 	}
 	switch s.desc.Engine {
-	case "postgres":
+	case "postgres", mariadb.Engine:
 		return s.toFile(ctx, path, opt.Overwrite)
 	case "sqlite":
 		return sqlite.Restore(ctx, s, sqlite.Target{Path: path, Overwrite: opt.Overwrite})

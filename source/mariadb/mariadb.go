@@ -1,5 +1,24 @@
 // Package mariadb dumps one MariaDB database at one consistency point, as
 // streams that end to end are a plain dump, and loads them back in parallel.
+//
+// Several sessions see one moment: commits wait, under BACKUP STAGE
+// BLOCK_COMMIT or a read lock, while the sessions begin, and only then. DDL on
+// a table, view or sequence waits for the end of the dump; a routine or event
+// that is defined anew during it fails it.
+//
+// The user needs SELECT, SHOW VIEW, TRIGGER and EVENT on the database, SELECT
+// on mysql.proc, and RELOAD or LOCK TABLES. With less it is refused: a server
+// does not list what it hides. Refused are also tables without transactions,
+// unless Lock keeps writers out of them to the end; system-versioned tables,
+// whose history no statement of older servers can write; engines and types
+// whose values are not known to come back; MySQL.
+//
+// Not in a dump are users and their rights. Views, routines, triggers and
+// events keep their DEFINER, by name; NoOwner leaves it out.
+//
+// The plain dump is loaded by mariadb --binary-mode --max-allowed-packet=1G, of
+// a version that knows the sandbox mode of the dump's first line (10.5.25,
+// 10.6.18, 10.11.8 or later).
 package mariadb
 
 import (
