@@ -106,12 +106,13 @@ type Tenant struct {
 // Dataset is one thing to protect.
 type Dataset struct {
 	Name   string `toml:"name"`
-	Source string `toml:"source"` // "postgres", "sqlite", "command", "files", or "import" for old dumps
+	Source string `toml:"source"` // "postgres", "mariadb", "sqlite", "command", "files", or "import" for old dumps
 
-	URL          string   `toml:"url"`           // postgres
-	PasswordFile string   `toml:"password_file"` // postgres: instead of one in the URL, which is refused
-	Jobs         int      `toml:"jobs"`          // postgres: tables at once
-	LockTimeout  Duration `toml:"lock_timeout"`  // postgres
+	URL          string   `toml:"url"`           // postgres, mariadb
+	PasswordFile string   `toml:"password_file"` // the same: instead of one in the URL, which is refused
+	Jobs         int      `toml:"jobs"`          // the same: tables at once
+	LockTimeout  Duration `toml:"lock_timeout"`  // the same
+	Lock         bool     `toml:"lock"`          // mariadb: lock tables without transactions for as long as the dump takes
 	Path         string   `toml:"path"`          // sqlite, files
 	Exclude      []string `toml:"exclude"`       // files
 	Command      []string `toml:"command"`       // command: program and arguments, no shell
@@ -265,6 +266,8 @@ func typeName(field string) string {
 		return "a string"
 	case field == "int":
 		return "an integer"
+	case field == "bool":
+		return "true or false"
 	case field == "[]string":
 		return "a list of strings"
 	case strings.HasPrefix(field, "[]"):
@@ -290,7 +293,7 @@ var known = map[string][]string{
 		"ca_file", "patience", "bandwidth", "window", "quota", "lock", "extend_access_key_file", "extend_secret_key_file",
 		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
-	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "path", "exclude", "command", "timeout",
+	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "lock", "path", "exclude", "command", "timeout",
 		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout"},
 	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
 	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
@@ -494,8 +497,8 @@ func (d Dataset) check() error {
 	if err := checkName(d.Name); err != nil {
 		return err
 	}
-	if !slices.Contains([]string{"postgres", "sqlite", "command", "files", "import"}, d.Source) {
-		return bad("source", "source %q is not \"postgres\", \"sqlite\", \"command\", \"files\" or \"import\"", d.Source)
+	if !slices.Contains([]string{"postgres", "mariadb", "sqlite", "command", "files", "import"}, d.Source) {
+		return bad("source", "source %q is not \"postgres\", \"mariadb\", \"sqlite\", \"command\", \"files\" or \"import\"", d.Source)
 	}
 	if err := d.onlyFitting(); err != nil {
 		return err
@@ -522,10 +525,10 @@ func (d Dataset) check() error {
 		return within(err, "tenant.dataset.schedule", [2]int{}, "schedule")
 	}
 	switch d.Source {
-	case "postgres":
+	case "postgres", "mariadb":
 		u, err := url.Parse(d.URL)
-		if err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
-			return bad("url", "url is not postgres://…") // never quote it: it may hold a password
+		if err != nil || u.Scheme != d.Source && (d.Source != "postgres" || u.Scheme != "postgresql") {
+			return bad("url", "url is not %s://…", d.Source) // never quote it: it may hold a password
 		}
 		if _, has := u.User.Password(); has || u.Query().Has("password") {
 			return bad("url", "url holds a password: use password_file, a passfile or a service file")
@@ -550,15 +553,16 @@ func (d Dataset) check() error {
 // onlyFitting refuses keys that mean nothing for the source: a person who set
 // one expects it to do something.
 func (d Dataset) onlyFitting() error {
-	read := []string{"postgres", "sqlite", "command", "files"}
+	read := []string{"postgres", "mariadb", "sqlite", "command", "files"}
+	server := []string{"postgres", "mariadb"}
 	fits := map[string][]string{
 		"before": read, "after": read,
-		"url": {"postgres"}, "password_file": {"postgres"}, "jobs": {"postgres"}, "lock_timeout": {"postgres"},
+		"url": server, "password_file": server, "jobs": server, "lock_timeout": server, "lock": {"mariadb"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
 	}
 	set := map[string]bool{
 		"before": d.Before != nil, "after": d.After != nil,
-		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{},
+		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{}, "lock": d.Lock,
 		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
 	}
 	for _, key := range known["tenant.dataset"] {

@@ -11,6 +11,7 @@ import (
 	"strongroom/source"
 	"strongroom/source/command"
 	"strongroom/source/files"
+	"strongroom/source/mariadb"
 	"strongroom/source/postgres"
 	"strongroom/source/sqlite"
 )
@@ -29,6 +30,8 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 		}
 		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: d.LockTimeout.Duration,
 			TempDir: scratch, RestrictKey: restrict})
+	case "mariadb":
+		return mariadb.New(mariadb.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: d.LockTimeout.Duration, Lock: d.Lock})
 	case "sqlite":
 		return sqlite.New(sqlite.Config{Path: d.Path, Scratch: scratch})
 	case "command":
