@@ -222,7 +222,7 @@ func (a *app) printBackup(r *job.BackupResult, took time.Duration) error {
 	fmt.Fprintf(&b, "  read %s in %s, %s of it new, stored %s (%s with parity) in %s\n", rescue.Bytes(c.Read), rescue.Count(c.Streams, "stream"),
 		rescue.Bytes(c.New), rescue.Bytes(c.Stored), rescue.Bytes(c.Coded), rescue.Rate(c.Read, took))
 	switch {
-	case c.Engine == "postgres":
+	case c.Engine == "postgres", c.Engine == "mariadb":
 		fmt.Fprintf(&b, "  %s, counted by the server too\n", rescue.Count(int(c.Rows), "row"))
 	case c.Engine == "files":
 		fmt.Fprintf(&b, "  %s of the tree: files, directories and links\n", rescue.Count(int(c.Rows), "name"))

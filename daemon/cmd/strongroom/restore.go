@@ -19,18 +19,18 @@ func (a *app) restoreCommand() *cobra.Command {
 	var o loader.Options
 	c := &cobra.Command{
 		Use:   "restore TENANT/DATASET[@SNAPSHOT] --to TARGET",
-		Short: "Restore a snapshot to a path, a PostgreSQL database, or stdout",
+		Short: "Restore a snapshot to a path, a PostgreSQL or MariaDB database, or stdout",
 		Long: `Restore the newest snapshot of a dataset, or the one named by the front of its
 id or by its label.
 
 --to PATH writes a database file, a directory tree, a command's output, or for
-PostgreSQL a plain SQL dump. --to postgres://… loads an empty database in
-parallel. --to - writes to stdout: SQL, the database file, the output, or a tar.
+PostgreSQL and MariaDB a plain SQL dump. --to postgres://… or mariadb://… loads
+an empty database in parallel. --to - writes to stdout: SQL, the database file, the output, or a tar.
 What is at the target stays as it is unless --overwrite is given.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.To == "" {
-				return exit.With(exit.Usage, errors.New("--to is missing: a path, postgres://…, or - for stdout"))
+				return exit.With(exit.Usage, errors.New("--to is missing: a path, postgres://…, mariadb://…, or - for stdout"))
 			}
 			tenant, dataset, snapshot, err := splitTarget(args[0])
 			if err != nil {
