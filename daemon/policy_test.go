@@ -72,6 +72,7 @@ var allowed = map[string][]string{
 	"daemon/state":          {},
 	"daemon/drill/sandbox":  {},
 	"daemon/notify":         {"daemon/state"}, // its outbox
+	"daemon/doctor":         {"source"},       // the words of findings
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
 	"systemd":               {},
