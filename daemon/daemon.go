@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
 	"strongroom/systemd"
@@ -21,6 +22,7 @@ type Task struct {
 	Job             string // never changes: kind:tenant/dataset
 	Kind            state.Kind
 	Tenant, Dataset string
+	Level           notify.Level // of what leaves the box about it
 	Spec            *schedule.Spec
 	Uses            []schedule.Class
 	// Do does the work, or goes on with it where a dead process left it. It
@@ -41,8 +43,11 @@ type Config struct {
 	// error changes nothing.
 	Tasks  func() ([]Task, error)
 	Limits map[schedule.Class]int
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Tell tells people; nil: nobody is. Names are those it may use.
+	Tell  Teller
+	Names notify.Names
+	Log   *slog.Logger
+	Now   func() time.Time
 }
 
 // maxAttempts is how often a run is begun anew that a dead daemon left: one that
@@ -62,6 +67,7 @@ type Daemon struct {
 	tasks   []Task                     // guarded by mu
 	running map[state.RunID]*execution // guarded by mu
 	stopped bool                       // nothing begins any more; guarded by mu
+	looked  time.Time                  // for what is overdue; guarded by mu
 }
 
 // execution is a run that goes on.
@@ -124,7 +130,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 			}
 			return fmt.Errorf("plan: %w", err)
 		}
-		if err := d.c.DB.Beat(ctx); err != nil && ctx.Err() == nil {
+		if err := errors.Join(d.lookForOverdue(ctx), d.c.DB.Beat(ctx)); err != nil && ctx.Err() == nil {
 			return err
 		}
 		systemd.Notify("WATCHDOG=1")

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
 )
@@ -28,6 +29,34 @@ type desk struct {
 	does  func(context.Context) (state.Outcome, error) // guarded by mu
 	began []string                                     // guarded by mu
 	bad   error                                        // of the configuration; guarded by mu
+}
+
+// Messages makes one of each event, by which a test sees it in the outbox.
+func (k *desk) Messages(e notify.Event) ([]state.Message, error) {
+	text := e.Kind.String() + " " + e.Dataset.String()
+	return []state.Message{{Event: text + e.Time.String(), Channel: "test", Body: text}}, nil
+}
+
+func (k *desk) Wake() {}
+
+// hears waits until the outbox has these, in this order.
+func (k *desk) hears(want ...string) {
+	k.t.Helper()
+	var got []string
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		all, err := k.db.Waiting(context.Background())
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		got = nil
+		for _, m := range all {
+			got = append(got, m.Body)
+		}
+		if slices.Equal(got, want) {
+			return
+		}
+	}
+	k.t.Fatalf("people hear %q, want %q", got, want)
 }
 
 func newDesk(t *testing.T) *desk {
@@ -96,7 +125,11 @@ func (k *desk) start() {
 		k.t.Fatal(err)
 	}
 	k.db = db
-	if k.Daemon, err = New(Config{DB: db, Tasks: k.tasks, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: k.clock}); err != nil {
+	names, err := notify.NewNames("acme", "one", "two")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	if k.Daemon, err = New(Config{DB: db, Tasks: k.tasks, Tell: k, Names: names, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: k.clock}); err != nil {
 		k.t.Fatal(err)
 	}
 	for _, dataset := range []string{"one", "two"} {
@@ -295,5 +328,67 @@ func TestOverdueIsAStateOfItsOwn(t *testing.T) {
 		if s := stateOf(); s != tc.want {
 			t.Errorf("%v later %q, want %q", tc.later, s, tc.want)
 		}
+	}
+}
+
+// People hear of a failure once, however often it comes again, and once that it
+// is over; of what is overdue too, though nothing ran.
+func TestPeopleHearOfEachTroubleOnce(t *testing.T) {
+	k := newDesk(t)
+	run := func(does func(context.Context) (state.Outcome, error), want string) {
+		t.Helper()
+		k.sets(does)
+		k.passes(time.Second)
+		id, err := k.Start(t.Context(), "backup:acme/one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for r, err := k.db.Run(t.Context(), id); ; r, err = k.db.Run(t.Context(), id) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !r.Finished.IsZero() && string(r.Outcome) == want {
+				break
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	fails := func(context.Context) (state.Outcome, error) { return "", errors.New("away") }
+	works := func(context.Context) (state.Outcome, error) { return state.OK, nil }
+	run(works, "ok")
+	run(fails, "failed")
+	k.hears("failed one")
+	run(fails, "failed")
+	if all, err := k.Alarms(t.Context()); err != nil || len(all) != 1 || all[0].Reason != "away" {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	run(works, "ok")
+	k.hears("failed one", "recovered one")
+	if all, err := k.Alarms(t.Context()); err != nil || len(all) != 0 {
+		t.Errorf("%+v, %v", all, err)
+	}
+	// Nothing succeeds for long.
+	k.sets(fails)
+	k.passes(10 * 24 * time.Hour)
+	until := time.Now().Add(20 * time.Second)
+	for {
+		all, err := k.Alarms(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		overdue := 0
+		for _, a := range all {
+			if a.Kind == "overdue" {
+				overdue++
+			}
+		}
+		if overdue == 2 {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatalf("%+v", all)
+		}
+		k.passes(time.Minute)
+		time.Sleep(5 * time.Millisecond)
 	}
 }

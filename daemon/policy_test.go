@@ -67,17 +67,17 @@ var allowed = map[string][]string{
 	"repo/store/media/mount":        {},
 	"repo/store/media/parity":       {"erasure"}, // the same code within a medium
 
-	"daemon/config":         {"daemon/schedule"},
+	"daemon/config":         {"daemon/notify", "daemon/schedule"},
 	"daemon/schedule":       {}, // pure: no clock, no files
 	"daemon/state":          {},
 	"daemon/drill/sandbox":  {},
 	"daemon/notify":         {"daemon/state"}, // its outbox
 	"daemon/doctor":         {"source"},       // the words of findings
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
-	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
+	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
 	"systemd":               {},
-	"daemon":                {"daemon/config", "daemon/job", "daemon/schedule", "daemon/state", "systemd"},
-	"daemon/api":            {"daemon", "daemon/state"},
+	"daemon":                {"daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }

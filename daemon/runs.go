@@ -56,6 +56,7 @@ func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 		d.c.Log.Error("how a run ended could not be recorded", "run", id, "outcome", outcome, "error", err)
 		return
 	}
+	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason)
 	d.c.Log.Info("ended", "run", id, "job", e.task.Job, "outcome", outcome, "reason", reason)
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
+	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
 )
@@ -21,6 +22,10 @@ const backups schedule.Class = "backups"
 func TasksOf(s *job.Site, version string) ([]Task, error) {
 	var out []Task
 	for _, t := range s.Config.Tenants {
+		level, err := notify.ParseLevel(t.Level)
+		if err != nil {
+			return nil, fmt.Errorf("tenant %q: %w", t.Name, err)
+		}
 		for _, d := range t.Datasets {
 			if d.Source == "import" { // nothing to read: somebody brings it
 				continue
@@ -30,7 +35,7 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 			if err != nil {
 				return nil, fmt.Errorf("schedule of %s/%s: %w", t.Name, d.Name, err)
 			}
-			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Spec: spec, Uses: []schedule.Class{backups},
+			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
 					return backup(ctx, s, t, d, "strongroom "+version, r)
 				}})

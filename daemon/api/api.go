@@ -31,7 +31,15 @@ type Control interface {
 	Plan(weeks int) []daemon.Planned
 	Start(ctx context.Context, job string) (state.RunID, error)
 	Cancel(id state.RunID) error
+	Alarms(ctx context.Context) ([]state.Alarm, error)
+	Acknowledge(ctx context.Context, id state.AlarmID, who, why string) error
+	Mute(ctx context.Context, key string, until time.Time, who, why string) error
 	Reload(ctx context.Context) error
+	// TestNotify sends a sample of an event by every way, as a real one goes, and
+	// says what became of it, a line each.
+	TestNotify(ctx context.Context, kind string) ([]string, error)
+	// Answer takes the code of a test alarm.
+	Answer(ctx context.Context, code, who string) error
 }
 
 const (
@@ -45,6 +53,14 @@ const (
 type request struct {
 	Job string      `json:"job,omitempty"`
 	Run state.RunID `json:"run,omitempty"`
+
+	Alarm state.AlarmID `json:"alarm,omitempty"`
+	Key   string        `json:"key,omitempty"`
+	Until time.Time     `json:"until,omitzero"`
+	Who   string        `json:"who,omitempty"`
+	Why   string        `json:"why,omitempty"`
+	Kind  string        `json:"kind,omitempty"`
+	Code  string        `json:"code,omitempty"`
 }
 
 // failure is how an error is told: Kind is what a caller branches on.
@@ -150,6 +166,15 @@ func handler(c Control) http.Handler {
 		return request{Job: q.Job, Run: id}, err
 	})
 	handle("POST /v1/cancel", func(_ *http.Request, q request) (any, error) { return q, c.Cancel(q.Run) })
+	handle("GET /v1/alarms", func(r *http.Request, _ request) (any, error) { return c.Alarms(r.Context()) })
+	handle("POST /v1/acknowledge", func(r *http.Request, q request) (any, error) {
+		return q, c.Acknowledge(r.Context(), q.Alarm, q.Who, q.Why)
+	})
+	handle("POST /v1/mute", func(r *http.Request, q request) (any, error) {
+		return q, c.Mute(r.Context(), q.Key, q.Until, q.Who, q.Why)
+	})
+	handle("POST /v1/notify-test", func(r *http.Request, q request) (any, error) { return c.TestNotify(r.Context(), q.Kind) })
+	handle("POST /v1/answer", func(r *http.Request, q request) (any, error) { return q, c.Answer(r.Context(), q.Code, q.Who) })
 	handle("POST /v1/reload", func(r *http.Request, q request) (any, error) { return q, c.Reload(r.Context()) })
 	return mux
 }
@@ -185,7 +210,7 @@ var ErrNoDaemon = errors.New("no daemon runs")
 
 // NewClient returns a client of the daemon behind a socket.
 func NewClient(path string) *Client {
-	return &Client{&http.Client{Timeout: time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return &Client{&http.Client{Timeout: 5 * time.Minute, Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
 			err = fmt.Errorf("%w on this box (%s)", ErrNoDaemon, path)
@@ -257,6 +282,36 @@ func (c *Client) Start(ctx context.Context, job string) (state.RunID, error) {
 func (c *Client) Cancel(ctx context.Context, id state.RunID) error {
 	var out request
 	return c.ask(ctx, http.MethodPost, "/v1/cancel", nil, request{Run: id}, &out)
+}
+
+// Alarms are those of the daemon.
+func (c *Client) Alarms(ctx context.Context) (out []state.Alarm, err error) {
+	err = c.ask(ctx, http.MethodGet, "/v1/alarms", nil, nil, &out)
+	return out, err
+}
+
+// Acknowledge notes that a person knows of an alarm.
+func (c *Client) Acknowledge(ctx context.Context, id state.AlarmID, who, why string) error {
+	var out request
+	return c.ask(ctx, http.MethodPost, "/v1/acknowledge", nil, request{Alarm: id, Who: who, Why: why}, &out)
+}
+
+// Mute keeps an alarm from being told until a time.
+func (c *Client) Mute(ctx context.Context, key string, until time.Time, who, why string) error {
+	var out request
+	return c.ask(ctx, http.MethodPost, "/v1/mute", nil, request{Key: key, Until: until, Who: who, Why: why}, &out)
+}
+
+// TestNotify sends a sample of an event by every way.
+func (c *Client) TestNotify(ctx context.Context, kind string) (out []string, err error) {
+	err = c.ask(ctx, http.MethodPost, "/v1/notify-test", nil, request{Kind: kind}, &out)
+	return out, err
+}
+
+// Answer takes the code of a test alarm.
+func (c *Client) Answer(ctx context.Context, code, who string) error {
+	var out request
+	return c.ask(ctx, http.MethodPost, "/v1/answer", nil, request{Code: code, Who: who}, &out)
 }
 
 // Reload has the configuration read again.

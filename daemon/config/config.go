@@ -17,6 +17,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 
+	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 )
 
@@ -29,6 +30,8 @@ type Config struct {
 	Tenants  []Tenant `toml:"tenant"`
 	// Socket is where the daemon answers; default control.sock in StateDir.
 	Socket string `toml:"socket"`
+	// Notify is how people are told.
+	Notify notify.Config `toml:"notify"`
 	// Media, if given, are offline media.
 	Media *Media `toml:"media"`
 
@@ -285,7 +288,7 @@ func withArticle(s string) string {
 
 // known lists the keys of each table, by the path without array positions.
 var known = map[string][]string{
-	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media"},
+	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify"},
 	"recovery":          {"standard", "top"},
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
@@ -295,6 +298,8 @@ var known = map[string][]string{
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "lock", "path", "exclude", "command", "timeout",
 		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout"},
+	"notify":                  {"box", "link", "mail", "webhook", "ping"},
+	"notify.mail":             {"name", "host", "port", "from", "to", "username", "password_file", "ca_file", "events"},
 	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
 	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
 	"tenant.dataset.keep":     {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},

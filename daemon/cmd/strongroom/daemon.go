@@ -54,7 +54,11 @@ func (a *app) runDaemon(ctx context.Context) error {
 		return err
 	}
 	defer db.Close()
-	d, err := daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site), Log: log, Now: time.Now})
+	c, err := newControl(site.Config, db, log)
+	if err != nil {
+		return err
+	}
+	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
 	if err != nil {
 		return err
 	}
@@ -64,9 +68,10 @@ func (a *app) runDaemon(ctx context.Context) error {
 	}
 	log.Info("begins", "version", version, "socket", site.Config.ControlSocket())
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return api.Serve(gctx, l, d) })
-	g.Go(func() error { reloads(gctx, d, log); return nil })
-	g.Go(func() error { return errors.Join(d.Run(gctx), context.Cause(gctx)) })
+	g.Go(func() error { return api.Serve(gctx, l, c) })
+	g.Go(func() error { return c.tell.Run(gctx) })
+	g.Go(func() error { reloads(gctx, c.Daemon, log); return nil })
+	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil {
 		return err
 	}
