@@ -109,3 +109,35 @@ func TestOverdue(t *testing.T) {
 		}
 	}
 }
+
+func TestThePlannerDoesWhatThePreviewSays(t *testing.T) {
+	for _, c := range []Config{
+		{TimeZone: "Europe/Berlin"},
+		{At: "*/20 * * * *", TimeZone: "America/New_York", Blackout: []string{"Sat,Sun 00:10-09:00", "23:00-02:30"}, Jitter: "9m"},
+		{At: "30 1,2 * * *", TimeZone: "Australia/Lord_Howe", Jitter: "50m"},
+		{At: "0 12 * * *", TimeZone: "Africa/Cairo", Blackout: []string{"Mon-Fri 00:00-24:00"}},
+	} {
+		for _, from := range []string{"2026-03-05T00:00Z", "2026-10-01T00:00Z"} {
+			j := Job{ID: "a", Spec: compile(t, c), Last: at(t, from)}
+			said, did := j.Spec.Preview(j.Last, 6), []Tick(nil)
+			for now := j.Last; len(did) < len(said); {
+				d := Plan(now, []Job{j}, nil, nil)
+				for _, turn := range d.Start {
+					if !turn.Due.Equal(now) {
+						t.Errorf("%+v: %v at %v", c, turn.Tick, now)
+					}
+					did, j.Last = append(did, turn.Tick), turn.Planned
+				}
+				now = d.Next
+			}
+			for i := range said {
+				if !said[i].Planned.Equal(did[i].Planned) || !said[i].Due.Equal(did[i].Due) {
+					t.Fatalf("%+v, number %d: said %v, did %v", c, i, said[i], did[i])
+				}
+			}
+			if len(said) < 6 {
+				t.Errorf("%+v: %d runs in six weeks", c, len(said))
+			}
+		}
+	}
+}

@@ -27,7 +27,7 @@ type Tick struct {
 // forward and back first shows that hour or a later one. Asked in local time,
 // cron leaves out what falls into the gap in spring: a weekly run on Sunday, the
 // day of nearly all changes, loses its week. It doubles what is in the hour that
-// comes twice in autumn.
+// comes twice in autumn. An hourly run has two hours to the next one there.
 func (s *Spec) Next(after time.Time) (t Tick, ok bool) {
 	for wall := onWall(after.In(s.loc)); ; {
 		if wall = nominal(s.cron, wall); wall.IsZero() {
@@ -47,11 +47,11 @@ func (s *Spec) Next(after time.Time) (t Tick, ok bool) {
 	}
 }
 
-// Preview lists the ticks of some weeks.
+// Preview lists the ticks that are due in some weeks.
 func (s *Spec) Preview(from time.Time, weeks int) []Tick {
 	var out []Tick
 	end := from.AddDate(0, 0, 7*weeks)
-	for t, ok := s.Next(from); ok && !t.Planned.After(end); t, ok = s.Next(t.Planned) {
+	for t, ok := s.Next(from); ok && !t.Due.After(end); t, ok = s.Next(t.Planned) {
 		// The planner makes one run of those that wait for the same moment.
 		if n := len(out); n > 0 && !t.Due.After(out[n-1].Due) {
 			out = out[:n-1]

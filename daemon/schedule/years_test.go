@@ -335,3 +335,30 @@ func TestTimersSuspendAndClocks(t *testing.T) {
 		}
 	})
 }
+
+// A daemon that does nothing but wake up, over the change in March and, in the
+// long tier, over five years.
+func TestYearsOfTimers(t *testing.T) {
+	weeks := 12
+	if storetest.Full() {
+		weeks = 5 * 52
+	}
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Until(at(t, "2026-01-01T00:00Z")))
+		spec := compile(t, Config{TimeZone: "America/New_York"})
+		b := &book{since: time.Now(), rows: map[time.Time]Turn{}}
+		for end := time.Now().AddDate(0, 0, 7*weeks); time.Now().Before(end); {
+			d := Plan(time.Now(), []Job{{ID: "a", Spec: spec, Last: b.last(time.Now())}}, nil, nil)
+			for _, turn := range d.Start {
+				if !turn.Due.Equal(time.Now()) || turn.Missed > 0 {
+					t.Errorf("%v at %v, %d missed", turn.Planned, time.Now(), turn.Missed)
+				}
+				b.write(turn)
+			}
+			time.Sleep(min(time.Until(d.Next), MaxSleep))
+		}
+		if len(b.rows) != weeks {
+			t.Errorf("%d runs in %d weeks", len(b.rows), weeks)
+		}
+	})
+}
