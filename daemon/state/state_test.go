@@ -439,3 +439,52 @@ func TestBeat(t *testing.T) {
 		t.Error("a beat without a database")
 	}
 }
+
+// An upgrade that was cut off, in any of its steps, is gone on with.
+func TestAnUpgradeThatWasCutOff(t *testing.T) {
+	b, err := os.ReadFile(golden)
+	must(t, err)
+	for name, left := range map[string]string{"in the copy": ".before-2.part", "after it": ".before-2"} {
+		cfg := Config{Dir: t.TempDir(), Version: "2.0", Now: time.Now}
+		must(t, os.WriteFile(filepath.Join(cfg.Dir, file), b, 0o600))
+		must(t, os.WriteFile(filepath.Join(cfg.Dir, file+left), b[:8192], 0o600))
+		d := reopen(t, cfg)
+		must(t, d.Check(t.Context()))
+		must(t, d.Enqueue(t.Context(), msg("e")))
+		must(t, d.Close())
+		entries, err := os.ReadDir(cfg.Dir)
+		must(t, err)
+		for _, e := range entries {
+			if info, err := e.Info(); err != nil || strings.HasSuffix(e.Name(), ".part") || info.Mode() != 0o600 {
+				t.Errorf("cut off %s: left %v", name, info)
+			}
+		}
+		copied, err := open(filepath.Join(cfg.Dir, file+".before-2"), "delete")
+		must(t, err)
+		var said string
+		if err := copied.QueryRow(`PRAGMA integrity_check(1)`).Scan(&said); said != "ok" {
+			t.Errorf("cut off %s: the copy is %s, %v", name, said, err)
+		}
+		copied.Close()
+	}
+	// A step of the migration itself is one transaction: killed in it, the schema
+	// is that of before.
+	cfg := Config{Dir: t.TempDir(), Version: "2.0", Now: time.Now}
+	must(t, os.WriteFile(filepath.Join(cfg.Dir, file), b, 0o600))
+	db, err := open(filepath.Join(cfg.Dir, file), "wal")
+	must(t, err)
+	_, err = db.Exec(`CREATE TABLE outbox (x INTEGER)`) // so that the second step fails half-way
+	must(t, err)
+	must(t, db.Close())
+	if _, err := Open(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "upgrade state") {
+		t.Fatalf("opened: %v", err)
+	}
+	db, err = open(filepath.Join(cfg.Dir, file), "wal")
+	must(t, err)
+	defer db.Close()
+	var schema, tables string
+	must(t, db.QueryRow(`SELECT value, (SELECT count(*) FROM sqlite_master WHERE name = 'alarms') FROM meta WHERE key = 'schema'`).Scan(&schema, &tables))
+	if schema != "1" || tables != "0" {
+		t.Errorf("schema %s, %s tables of the step that failed", schema, tables)
+	}
+}
