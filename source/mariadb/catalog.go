@@ -242,37 +242,3 @@ func several(names []string) string {
 	}
 	return fmt.Sprintf("%s and %d more", names[0], len(names)-1)
 }
-
-// rights are what it takes to see all of a database: the server does not list
-// what a user may not see, and a dump without it would look whole.
-var rights = []string{"SELECT", "SHOW VIEW", "TRIGGER", "EVENT"}
-
-func checkRights(ctx context.Context, c *session, srv server) error {
-	granted := map[string]bool{}
-	// What the user has by itself, by its role, and by everybody's.
-	const mine = `grantee IN (CONCAT('''', REPLACE(CURRENT_USER(), '@', '''@'''), ''''), CONCAT('''', CURRENT_ROLE(), '''@'''''), CURRENT_ROLE(), '''PUBLIC''@''''')`
-	err := c.query(ctx, "SELECT privilege_type FROM information_schema.user_privileges WHERE "+mine+
-		" UNION SELECT privilege_type FROM information_schema.schema_privileges WHERE DATABASE() LIKE table_schema AND "+mine, func(v []string) error {
-		granted[v[0]] = true
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("read rights: %w", err)
-	}
-	var missing []string
-	for _, r := range rights {
-		if !granted[r] {
-			missing = append(missing, r)
-		}
-	}
-	if len(missing) > 0 {
-		return fmt.Errorf("user %s sees only a part of the database: GRANT %s ON %s.*", srv.User, strings.Join(missing, ", "), ident(srv.Database))
-	}
-	if granted["SHOW CREATE ROUTINE"] { // 11.3 and later
-		return nil
-	}
-	if err := c.exec(ctx, "SELECT 1 FROM mysql.proc LIMIT 0"); err != nil {
-		return fmt.Errorf("user %s may not see routines of others: GRANT SELECT ON mysql.proc: %w", srv.User, err)
-	}
-	return nil
-}
