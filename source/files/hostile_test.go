@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"strongroom/source"
 )
 
 const (
@@ -348,6 +350,13 @@ func asOrdinaryUser(dir string) error {
 	s, err := New(Config{Path: src, Scratch: dir})
 	if err != nil {
 		return err
+	}
+	found, err := s.Examine(context.Background())
+	if err != nil {
+		return err
+	}
+	if f := found[0]; f.Severity != source.Warn || !strings.Contains(f.What, "2 of 5 entries cannot be read") || !strings.Contains(f.What, `"locked"`) || !strings.Contains(f.What, `"secret"`) {
+		return fmt.Errorf("examined: %+v", found)
 	}
 	st, rep, err := trySave(s)
 	if err != nil {
