@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"strongroom/repo/store"
@@ -88,6 +89,16 @@ func (s *Spool) Remove(key string) error {
 	}
 	name := filepath.Join(s.path, filepath.FromSlash(key))
 	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("spool: %w", err)
+	}
+	return nil
+}
+
+// Forget removes the directory of a generation that is gone, if it is empty:
+// nothing of it will ever wait again, and a listing looks into every directory.
+func (s *Spool) Forget(tenant, generation ID) error {
+	err := os.Remove(filepath.Join(s.path, tenant.String(), generation.String()))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ENOTEMPTY) {
 		return fmt.Errorf("spool: %w", err)
 	}
 	return nil

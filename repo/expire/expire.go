@@ -370,6 +370,11 @@ func (p *Plan) Do(ctx context.Context) error {
 		return err
 	}
 	errs = append(errs, p.clean(ctx), p.remember())
+	if p.c.Spool != nil {
+		for _, g := range p.Gone() {
+			errs = append(errs, p.c.Spool.Forget(p.c.Repo.Tenant, g))
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w: %w", repo.ErrIncomplete, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -413,6 +414,10 @@ func TestTheSpoolOfABuriedGenerationIsDropped(t *testing.T) {
 	w.converge("spool")
 	if _, err := w.spool.Stat(context.Background(), key); !errors.Is(err, store.ErrNotExist) {
 		t.Errorf("the spool still has it: %v", err)
+	}
+	w.mustExpire()
+	if _, err := os.Stat(filepath.Join(w.state(), "spool", w.r.Tenant.String(), first.String())); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its directory stays: %v", err)
 	}
 }
 
