@@ -18,6 +18,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/pack"
@@ -64,7 +65,13 @@ func (s *Site) Backup(ctx context.Context, tenant, dataset string, o BackupOptio
 		s.Log("with one store nothing survives its loss: add a second and a third one")
 	}
 	s.warnOfRoles()
-	r, err := s.backup(ctx, tenant, dataset, o)
+	var r *BackupResult
+	err := s.acting(ctx, tenant, ledger.Backup, map[string]string{"dataset": dataset}, func() (came map[string]string, err error) {
+		if r, err = s.backup(ctx, tenant, dataset, o); err != nil {
+			return nil, err
+		}
+		return map[string]string{"snapshot": r.Snapshot, "state": r.State}, nil
+	})
 	if boxFull(err) {
 		// Full stores do not fail a backup. What was confirmed so far is kept.
 		err = exit.With(exit.Incomplete, fmt.Errorf("no room in the state directory %s: %w; make some and run it again", s.Config.StateDir, err))

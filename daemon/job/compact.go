@@ -48,6 +48,17 @@ type CompactResult struct {
 // is where it was. A later run goes on with what is missing: only copies that
 // were compared count. What is left out by name is recorded last.
 func (s *Site) Compact(ctx context.Context, tenant, dataset string, o CompactOptions) error {
+	if o.DryRun {
+		return s.compact(ctx, tenant, dataset, o)
+	}
+	fields := map[string]string{"dataset": dataset}
+	if o.Without != "" {
+		fields["without"] = o.Without
+	}
+	return s.acting(ctx, tenant, "compact", fields, func() (map[string]string, error) { return nil, s.compact(ctx, tenant, dataset, o) })
+}
+
+func (s *Site) compact(ctx context.Context, tenant, dataset string, o CompactOptions) error {
 	c, t, _, err := s.expireConfig(ctx, tenant, dataset, nil)
 	if err != nil {
 		return err

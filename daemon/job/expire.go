@@ -13,6 +13,7 @@ import (
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/expire"
@@ -65,42 +66,56 @@ type ExpireOptions struct {
 // Expire buries generations that the dataset's policy does not keep, and
 // deletes what was buried long enough ago. A frozen dataset is ErrRefused.
 func (s *Site) Expire(ctx context.Context, tenant, dataset string, o ExpireOptions) error {
+	if o.DryRun {
+		_, err := s.expire(ctx, tenant, dataset, o)
+		return err
+	}
+	return s.acting(ctx, tenant, ledger.Expire, map[string]string{"dataset": dataset}, func() (map[string]string, error) {
+		r, err := s.expire(ctx, tenant, dataset, o)
+		if r == nil {
+			return nil, err
+		}
+		return map[string]string{"buried": fmt.Sprint(len(r.Bury)), "deleted": fmt.Sprint(len(r.Delete))}, err
+	})
+}
+
+func (s *Site) expire(ctx context.Context, tenant, dataset string, o ExpireOptions) (*ExpireResult, error) {
 	c, t, id, err := s.expireConfig(ctx, tenant, dataset, o.Now)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	// No writer of the dataset beside it, nor another expiry.
 	lock, err := repo.Lock(c.Dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer lock.Close()
 	p, err := expire.Prepare(ctx, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := planned(tenant, dataset, p)
 	if err := o.Plan(r); err != nil {
-		return err
+		return nil, err
 	}
 	if !o.DryRun {
 		if err := p.Do(ctx); err != nil {
-			return err
+			return r, err
 		}
 		for _, text := range p.Later {
 			s.Log("waiting: %s", text)
 		}
 		if err := s.dropKeys(t, id, p.Gone()); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	switch {
 	case len(r.Frozen) > 0:
-		return fmt.Errorf("%w: %s/%s is frozen: %s", ErrRefused, tenant, dataset, strings.Join(r.Frozen, "; "))
+		return r, fmt.Errorf("%w: %s/%s is frozen: %s", ErrRefused, tenant, dataset, strings.Join(r.Frozen, "; "))
 	case len(r.Stuck) > 0:
-		return fmt.Errorf("%w: %s", repo.ErrIncomplete, strings.Join(r.Stuck, "; "))
+		return r, fmt.Errorf("%w: %s", repo.ErrIncomplete, strings.Join(r.Stuck, "; "))
 	}
-	return nil
+	return r, nil
 }
 
 // Explain says what an expiry would do and why, without keeping anybody from

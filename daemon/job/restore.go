@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/repo"
 	"strongroom/source/loader"
 )
@@ -132,7 +134,30 @@ func (s *Site) OpenSnapshot(ctx context.Context, l *repo.Listing, t box.Tenant, 
 }
 
 // Restore restores a snapshot of a dataset.
-func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (*repo.Snapshot, *loader.Result, error) {
+func (s *Site) Restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (snap *repo.Snapshot, r *loader.Result, err error) {
+	err = s.acting(ctx, tenant, ledger.Restore, map[string]string{"dataset": dataset, "to": targetKind(o.To)}, func() (map[string]string, error) {
+		snap, r, err = s.restore(ctx, tenant, dataset, snapshot, o)
+		if snap == nil {
+			return nil, err
+		}
+		return map[string]string{"snapshot": snap.ID()}, err
+	})
+	return snap, r, err
+}
+
+// targetKind says where a restore goes, without saying where exactly.
+func targetKind(to string) string {
+	scheme, _, url := strings.Cut(to, "://")
+	switch {
+	case to == "-":
+		return "stdout"
+	case url:
+		return scheme
+	}
+	return "path"
+}
+
+func (s *Site) restore(ctx context.Context, tenant, dataset, snapshot string, o loader.Options) (*repo.Snapshot, *loader.Result, error) {
 	defer s.lease("restore", tenant, dataset)()
 	l, t, err := s.Listing(ctx, tenant)
 	if err != nil {

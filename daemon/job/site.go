@@ -41,6 +41,10 @@ type Site struct {
 	Box    *box.Box
 	// Log gets lines for people.
 	Log func(format string, args ...any)
+	// Actor is who acts, for the ledger.
+	Actor Actor
+
+	record record
 }
 
 // paths of the state directory.
@@ -73,7 +77,7 @@ func OpenSite(c *config.Config, log func(string, ...any)) (*Site, error) {
 func SelfTest() error { return errors.Join(erasure.SelfTest(), keys.SelfTest()) }
 
 // Close releases the key store.
-func (s *Site) Close() error { return s.Box.Close() }
+func (s *Site) Close() error { return errors.Join(s.closeLedger(), s.Box.Close()) }
 
 // SpecOf turns a configured store into its specification.
 func SpecOf(s config.Store) spec.Spec {

@@ -96,7 +96,7 @@ func (a *app) tasks(first *job.Site) func() ([]daemon.Task, error) {
 		if c.StateDir != first.Config.StateDir {
 			return nil, exit.With(exit.Usage, errors.New("state_dir cannot change while the daemon runs"))
 		}
-		return daemon.TasksOf(&job.Site{Config: c, Box: first.Box, Log: first.Log}, version)
+		return daemon.TasksOf(&job.Site{Config: c, Box: first.Box, Log: first.Log, Actor: job.Actor{Name: "strongroom", Role: "daemon", Source: "schedule"}}, version)
 	}
 }
 

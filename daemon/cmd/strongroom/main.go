@@ -75,7 +75,7 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 	c.PersistentFlags().StringVar(&a.configPath, "config", "/etc/strongroom/strongroom.toml", "configuration file")
 	c.PersistentFlags().BoolVar(&a.ui.JSON, "json", a.ui.JSON, "print JSON, one object a line")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	c.AddCommand(a.initCommand(), a.daemonCommand(), a.statusCommand(), a.runCommand(), a.runsCommand(), a.cancelCommand(), a.scheduleCommand(), a.alarmsCommand(), a.notifyCommand(), a.backupCommand(), a.importCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(), a.repairCommand(),
+	c.AddCommand(a.initCommand(), a.daemonCommand(), a.statusCommand(), a.runCommand(), a.runsCommand(), a.cancelCommand(), a.scheduleCommand(), a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.backupCommand(), a.importCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(), a.repairCommand(),
 		a.expireCommand(), a.compactCommand(), a.policyCommand(), a.holdCommand(), a.lockCommand(), a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(),
 		a.storeCommand(), a.mediaCommand(), a.versionCommand())
 	for _, sub := range c.Commands() {
@@ -125,7 +125,12 @@ func (a *app) site() (*job.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return job.OpenSite(c, a.ui.Log)
+	s, err := job.OpenSite(c, a.ui.Log)
+	if err != nil {
+		return nil, err
+	}
+	s.Actor = job.Actor{Name: whoActs(), Role: "operator", Source: terminal()}
+	return s, nil
 }
 
 // splitTarget reads TENANT/DATASET[@SNAPSHOT].
