@@ -287,6 +287,7 @@ const (
 	errNoTable        = 1146
 	errLockTimeout    = 1205
 	errRights         = 1227
+	errBinaryLog      = 1419 // who lacks SUPER may write no trigger or function that a replica would run
 )
 
 // ident quotes a name.

@@ -191,6 +191,59 @@ func ownSequences(text, database string) string {
 	return b.String() + text[from:]
 }
 
+// withoutDatabase takes the database's name out of names in backticks.
+func withoutDatabase(text, database string) string {
+	var b strings.Builder
+	var quote byte
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		switch {
+		case quote == 0 && c == '`':
+			name, rest := cutIdent(text[i:])
+			if own, ok := strings.CutPrefix(rest, ".`"); ok && name == database {
+				_, rest = cutIdent("`" + own)
+				i = len(text) - len(own) - 1
+			}
+			b.WriteString(text[i : len(text)-len(rest)])
+			i = len(text) - len(rest) - 1
+			continue
+		case quote == 0 && (c == '\'' || c == '"'):
+			quote = c
+		case quote != 0 && c == '\\' && i+1 < len(text):
+			b.WriteByte(c)
+			i++
+		case c == quote:
+			quote = 0
+		}
+		b.WriteByte(text[i])
+	}
+	return b.String()
+}
+
+// selected are the names of a view's columns, of the text of SHOW CREATE VIEW,
+// in which each has one.
+func selected(text string) []string {
+	var names []string
+	_, text, _ = cutUnquoted(text, " VIEW ")
+	_, text = cutIdent(text)
+	depth := 0
+	_ = scan(text, func(i int) bool { // a text without an end has no names that matter
+		switch text[i] {
+		case '(':
+			depth++
+		case ')':
+			depth--
+		case ' ':
+			if name, _ := cutIdent(strings.TrimPrefix(text[i:], " AS ")); depth == 0 && name != "" {
+				names = append(names, name)
+			}
+			return depth > 0 || !strings.HasPrefix(text[i:], " from ") && !strings.HasPrefix(text[i:], " union ")
+		}
+		return true
+	})
+	return names
+}
+
 var autoIncrementRE = regexp.MustCompile(`^( ENGINE=\w+(?: SEQUENCE=\d)?) AUTO_INCREMENT=\d+`)
 
 // withoutCounter is a CREATE TABLE without the counter, which moves with every

@@ -24,7 +24,9 @@ type detail struct {
 	Collation string    `json:"collation"`
 	// Longest is the length in bytes of the longest statement with rows: a
 	// server with a smaller max_allowed_packet cannot take it.
-	Longest     int      `json:"longest_statement"`
+	Longest int `json:"longest_statement"`
+	// Unusable names views that a restore may not be able to make.
+	Unusable    []string `json:"unusable_views,omitempty"`
 	ObjectCount int      `json:"object_count"`
 	ObjectHash  string   `json:"object_hash"`       // SHA-256 of the sorted list, a line each
 	Objects     []string `json:"objects,omitempty"` // left out where they would not fit
@@ -36,7 +38,7 @@ const maxDetail = 1 << 20 // the contract of source.Report
 func (n *snapshot) detail() *detail {
 	h := n.held
 	d := &detail{Format: 1, Database: h.srv.Database, User: h.srv.User, Server: h.srv.Version, Time: h.Time, Binlog: h.Binlog, GTID: h.GTID,
-		Charset: h.srv.Charset, Collation: h.srv.Collation, Longest: n.longest, ObjectCount: len(n.schema.objects)}
+		Charset: h.srv.Charset, Collation: h.srv.Collation, Longest: n.longest, Unusable: n.schema.unusable, ObjectCount: len(n.schema.objects)}
 	for _, o := range n.schema.objects {
 		d.Objects = append(d.Objects, o.String())
 	}

@@ -295,12 +295,32 @@ func (l *loader) code(ctx context.Context) error {
 			sql = withoutDefiner(sql)
 		}
 		err := l.exec(ctx, l.main, sql)
+		if view := l.unusable(sql); err != nil && view != "" {
+			l.warn("left out: view %s, which the source could not use either: %v", plainName(view), err)
+			err = l.exec(ctx, l.main, "DROP VIEW "+ident(view)) // its stand-in
+		}
 		if code(err) == errRights && !l.target.NoOwner && sql != withoutDefiner(sql) {
 			return fmt.Errorf("%w: grant the user SET USER, or restore without owners", err)
+		}
+		if code(err) == errBinaryLog {
+			return fmt.Errorf("%w: on the server, SET GLOBAL log_bin_trust_function_creators = 1 for as long as the restore takes", err)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// unusable is the name of the view that a statement makes if the source could
+// not use it, else "".
+func (l *loader) unusable(sql string) string {
+	if !strings.HasPrefix(sql, "CREATE OR REPLACE ") {
+		return ""
+	}
+	_, rest, _ := cutUnquoted(sql, " VIEW ")
+	if name, _ := cutIdent(rest); slices.Contains(l.detail.Unusable, plainName(name)) {
+		return name
+	}
+	return ""
 }

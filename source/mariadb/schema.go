@@ -10,7 +10,7 @@ import (
 
 // object is one thing of the schema, as the server would make it again.
 type object struct {
-	kind string // table, sequence, view, trigger, function, procedure, package, package body, event
+	kind string // table, sequence, view, unusable view, trigger, function, procedure, package, package body, event
 	name string
 	sql  string // what SHOW CREATE shows
 	// set are the session's settings that the text was written under.
@@ -27,7 +27,9 @@ func (o object) String() string { return o.kind + " " + plainName(o.name) }
 type schema struct {
 	srv     server
 	objects []object
-	// remarks are about views that are left out or will not do elsewhere.
+	// unusable names views that the server cannot use.
+	unusable []string
+	// remarks are about views that will not do, here or elsewhere.
 	remarks []string
 }
 
@@ -100,11 +102,17 @@ func (s *schema) readTables(ctx context.Context, c *session, tables []table) err
 			o.sql = ownSequences(o.sql, s.srv.Database)
 		}
 		if o.kind == "view" {
-			if o.columns, err = viewColumns(ctx, c, t.Name); err != nil {
-				s.remarks = append(s.remarks, fmt.Sprintf("view %s is left out, the server cannot use it: %v", plainName(t.Name), err))
-				continue
-			}
 			o.set = settings(v[2], v[3], loadMode, "")
+			if o.columns, err = viewColumns(ctx, c, t.Name); err != nil {
+				if code(err) == 0 { // not the server's
+					return err
+				}
+				// It may be in order and only its definer gone or without rights.
+				s.remarks = append(s.remarks, fmt.Sprintf("view %s cannot be used, and a restore may not be able to make it: %v", plainName(t.Name), err))
+				s.unusable = append(s.unusable, plainName(t.Name))
+				o.kind, o.sql = "unusable view", withoutDatabase(o.sql, s.srv.Database)
+				o.columns = selected(o.sql)
+			}
 			// The server leaves the database out where all that a view reads is in it.
 			if db := ident(s.srv.Database) + "."; strings.Contains(o.sql, "from "+db) || strings.Contains(o.sql, "join "+db) {
 				s.remarks = append(s.remarks, fmt.Sprintf("view %s reads from several databases: restored under another name it still reads from %s", plainName(t.Name), plainName(s.srv.Database)))
@@ -241,16 +249,16 @@ func (s schema) texts() (map[string][]byte, error) {
 // first all views have a stand-in with the same columns.
 func (s schema) code() []string {
 	var out []string
-	for _, o := range s.of("view") {
+	for _, o := range s.of("view", "unusable view") {
 		var list []string
 		for _, c := range o.columns {
 			list = append(list, "1 AS "+ident(c))
 		}
 		out = append(out, "CREATE VIEW "+ident(o.name)+" AS SELECT "+strings.Join(list, ", "))
 	}
-	for _, o := range s.of("function", "procedure", "package", "package body", "view", "trigger", "event") {
+	for _, o := range s.of("function", "procedure", "package", "package body", "view", "trigger", "event", "unusable view") {
 		sql := o.sql
-		if o.kind == "view" {
+		if strings.HasSuffix(o.kind, "view") {
 			sql = strings.Replace(sql, "CREATE ", "CREATE OR REPLACE ", 1)
 		}
 		out = append(append(out, o.set...), sql)
