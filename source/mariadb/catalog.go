@@ -62,7 +62,7 @@ type column struct {
 	form        form
 	charset     string
 	enum        bool
-	emptyMember bool // '' is a member of the ENUM
+	emptyMember bool // '' is a member of the ENUM, and not only its error value
 }
 
 // transactional says that a consistent snapshot holds the table's rows.
@@ -198,6 +198,11 @@ func (t table) selectSQL() string {
 			list = append(list, "CAST("+ident(c.name)+" AS DOUBLE)")
 		} else {
 			list = append(list, ident(c.name))
+		}
+	}
+	for _, c := range t.columns {
+		if c.emptyMember {
+			list = append(list, ident(c.name)+" + 0") // only its number tells '' from the error value
 		}
 	}
 	sql := "SELECT " + strings.Join(list, ", ") + " FROM " + ident(t.Name)

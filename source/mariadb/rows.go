@@ -88,12 +88,18 @@ func newRowWriter(t table) *rowWriter {
 func (w *rowWriter) add(vals []driver.Value) error {
 	w.indexZero = false
 	w.line = append(w.line[:0], '(')
-	for i, v := range vals {
+	numbers := vals[len(w.columns):] // of ENUMs, see selectSQL
+	for i := range w.columns {
+		c := &w.columns[i]
 		if i > 0 {
 			w.line = append(w.line, ',')
 		}
-		if err := w.value(&w.columns[i], v); err != nil {
-			return fmt.Errorf("column %s: %w", ident(w.columns[i].name), err)
+		number := ""
+		if c.emptyMember {
+			number, numbers = textOf(numbers[0]), numbers[1:]
+		}
+		if err := w.value(c, vals[i], number); err != nil {
+			return fmt.Errorf("column %s: %w", ident(c.name), err)
 		}
 	}
 	w.line = append(w.line, ')')
@@ -135,7 +141,7 @@ func (w *rowWriter) end() {
 	}
 }
 
-func (w *rowWriter) value(c *column, v driver.Value) error {
+func (w *rowWriter) value(c *column, v driver.Value, number string) error {
 	switch v := v.(type) {
 	case nil:
 		w.line = append(w.line, "NULL"...)
@@ -150,6 +156,11 @@ func (w *rowWriter) value(c *column, v driver.Value) error {
 		w.line = appendFloat(w.line, v)
 		return nil
 	case []byte:
+		if c.enum && len(v) == 0 && (!c.emptyMember || number == "0") {
+			w.indexZero = true
+			w.line = append(w.line, '0')
+			return nil
+		}
 		return w.bytes(c, v)
 	}
 	return fmt.Errorf("the driver gives a %T", v)
@@ -178,9 +189,6 @@ func (w *rowWriter) bytes(c *column, v []byte) error {
 // session in utf8mb4 would send, else by its bytes.
 func (w *rowWriter) text(c *column, v []byte) {
 	switch {
-	case c.enum && len(v) == 0 && !c.emptyMember:
-		w.indexZero = true
-		w.line = append(w.line, '0')
 	case c.charset == "utf8mb4" || c.charset == "utf8mb3" || c.charset == "utf8":
 		if !utf8.Valid(v) {
 			w.unreadable++

@@ -85,7 +85,7 @@ func (s *rowStream) rows(c *session, t table) error {
 		return because(s.ctx, err)
 	}
 	defer rows.Close()
-	vals := make([]driver.Value, len(t.columns))
+	vals := make([]driver.Value, len(rows.Columns()))
 	for {
 		err := rows.Next(vals)
 		if err == io.EOF {
