@@ -70,6 +70,7 @@ var allowed = map[string][]string{
 	"daemon/config":         {"daemon/notify", "daemon/schedule"},
 	"daemon/schedule":       {}, // pure: no clock, no files
 	"daemon/state":          {},
+	"daemon/drill":          {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
 	"daemon/drill/sandbox":  {},
 	"daemon/notify":         {"daemon/state"}, // its outbox
 	"daemon/doctor":         {"source"},       // the words of findings

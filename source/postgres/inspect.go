@@ -28,6 +28,9 @@ type Content struct {
 	// objects. A record has those that streams were read for, a copy those that
 	// its catalogue lists.
 	Facts map[string]source.Facts
+	// Targets are the tables with their columns, in the form of Tally.Target, by
+	// Facts.Object; of copies only.
+	Targets map[string]string
 	// Objects is the catalogue's list; nil in a record where it was too long.
 	Objects     []string
 	ObjectCount int
@@ -36,6 +39,7 @@ type Content struct {
 	Sequences  map[string]string
 	Extensions map[string]string // version by name
 	Roles      []string          // that something in the database belongs to
+	Superusers []string          // of these
 }
 
 // LargeObjects is what Facts.Object of the large objects is.
@@ -51,6 +55,9 @@ func Recorded(stored source.Stored) (Content, error) {
 		Facts: map[string]source.Facts{}, Objects: d.Objects, ObjectCount: d.ObjectCount, ObjectHash: d.ObjectHash, Extensions: versions(d.Extensions)}
 	for _, r := range d.Roles {
 		c.Roles = append(c.Roles, r.Name)
+		if r.Superuser {
+			c.Superusers = append(c.Superusers, r.Name)
+		}
 	}
 	if !slices.Contains(d.Omitted, "sequences") {
 		c.Sequences = places(d.Sequences)
@@ -125,7 +132,12 @@ func Inspect(ctx context.Context, stored source.Stored, target Target) (_ Conten
 	if err != nil {
 		return Content{}, err
 	}
-	c.Facts, err = l.inspectRows(ctx, slices.DeleteFunc(tables, func(t table) bool { return !t.HasData }))
+	tables = slices.DeleteFunc(tables, func(t table) bool { return !t.HasData })
+	c.Targets = map[string]string{}
+	for _, t := range tables {
+		c.Targets[plainName(t.Object)] = t.Object + " " + columnList(t.Columns)
+	}
+	c.Facts, err = l.inspectRows(ctx, tables)
 	return c, err
 }
 

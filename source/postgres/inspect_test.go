@@ -37,6 +37,15 @@ func TestInspectedCopyIsWhatWasRecorded(t *testing.T) {
 		!maps.Equal(got.Extensions, want.Extensions) || got.Encoding != want.Encoding || got.Locale != want.Locale || got.Major != want.Major {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
+	for _, s := range m.Streams() {
+		var tally Tally
+		if s.Kind == source.KindRows {
+			tally.Write(m.data[s.Name])
+			if tally.Target != got.Targets[s.Facts.Object] {
+				t.Errorf("stream of %s is of %q, the copy has %q", s.Facts.Object, tally.Target, got.Targets[s.Facts.Object])
+			}
+		}
+	}
 	tables, ok := want.Tables()
 	for _, n := range tables {
 		if _, has := want.Facts[n]; !has {
@@ -76,6 +85,27 @@ func TestTallyCountsWhatPassesBy(t *testing.T) {
 	m := mustDump(t, newSource(t, srv.URL(db, "postgres")))
 	random := rand.New(rand.NewPCG(1, 2))
 	tables := 0
+	objects := m.data[objectStream]
+	for _, most := range []int{1, 5, 1 << 20} {
+		var tally ObjectTally
+		for rest := objects; len(rest) > 0; {
+			n := min(len(rest), 1+random.IntN(most))
+			tally.Write(rest[:n])
+			rest = rest[n:]
+		}
+		got, err := tally.End()
+		got.Object = LargeObjects
+		if want := m.report.Streams[objectStream]; err != nil || got != want || got.Rows != 3 {
+			t.Errorf("large objects: %+v %v, want %+v", got, err, want)
+		}
+	}
+	for _, cut := range []int{len(objects) - 2, len(objects) - len("COMMIT;\n\n"), len(objects) / 2, 0} {
+		var tally ObjectTally
+		tally.Write(objects[:cut])
+		if f, err := tally.End(); err == nil {
+			t.Errorf("large objects cut to %d of %d bytes: %+v", cut, len(objects), f)
+		}
+	}
 	for _, s := range m.Streams() {
 		if s.Kind != source.KindRows {
 			continue

@@ -2,8 +2,11 @@ package postgres
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 
 	"strongroom/source"
@@ -13,6 +16,10 @@ import (
 // A Tally counts the rows of a table's stream while it passes by. It is not the
 // code that loads them, and has another way to find where they begin and end.
 type Tally struct {
+	// Target is what the COPY statement names, once it has passed: a table and
+	// its columns.
+	Target string
+
 	head   []byte // until the COPY statement ends, then nil
 	begun  bool
 	quotes bool // head ends in a quoted name
@@ -62,7 +69,10 @@ func (t *Tally) begin(p []byte) []byte {
 		}
 		t.quotes = t.quotes != (bytes.Count(line, []byte{'"'})%2 == 1)
 		if !t.quotes && bytes.HasSuffix(line, []byte(" FROM stdin;\n")) {
-			t.begun, t.head = true, nil
+			t.begun = true
+			copyAt := bytes.Index(t.head, []byte("\nCOPY ")) + len("\nCOPY ")
+			t.Target = string(t.head[copyAt : len(t.head)-len(" FROM stdin;\n")])
+			t.head = nil
 			return p
 		}
 	}
@@ -83,4 +93,64 @@ func (t *Tally) End() (source.Facts, error) {
 		return source.Facts{}, fmt.Errorf("its rows have no end: %w", io.ErrUnexpectedEOF)
 	}
 	return source.Facts{Rows: t.sum.Rows(), RowHash: t.sum.Hash()}, nil
+}
+
+// An ObjectTally does for the stream of large objects what a Tally does for a
+// table's.
+type ObjectTally struct {
+	line  []byte
+	whole hash.Hash // of the object that is open
+	ended bool      // the last statement was the transaction's end
+	sum   rowhash.Sum
+	err   error
+}
+
+// Write takes the next piece. It does not fail: what is wrong End says.
+func (t *ObjectTally) Write(p []byte) (int, error) {
+	n := len(p)
+	for t.err == nil {
+		i := bytes.IndexByte(p, '\n')
+		if i < 0 {
+			t.line = append(t.line, p...)
+			break
+		}
+		t.take(append(t.line, p[:i]...))
+		t.line, p = t.line[:0], p[i+1:]
+	}
+	if len(t.line) > 1<<20 {
+		t.err = errors.New("a line of more than 1 MiB")
+	}
+	return n, nil
+}
+
+func (t *ObjectTally) take(line []byte) {
+	between := func(before, after string) ([]byte, bool) {
+		rest, ok := bytes.CutPrefix(line, []byte(before))
+		if !ok {
+			return nil, false
+		}
+		return bytes.CutSuffix(rest, []byte(after))
+	}
+	if oid, ok := between("SELECT pg_catalog.lo_open('", "', 131072);"); ok {
+		t.whole = sha256.New()
+		t.whole.Write(append(oid, '\t'))
+	} else if data, ok := between(`SELECT pg_catalog.lowrite(0, '\x`, "');"); ok && t.whole != nil {
+		b := make([]byte, hex.DecodedLen(len(data)))
+		_, t.err = hex.Decode(b, data)
+		t.whole.Write(b)
+	} else if _, ok := between("SELECT pg_catalog.lo_close(0)", ";"); ok && t.whole != nil {
+		t.sum.Add(t.whole.Sum(nil))
+		t.whole = nil
+	}
+	if len(line) > 0 {
+		t.ended = string(line) == "COMMIT;"
+	}
+}
+
+// End returns the count, or why what passed by is no whole stream.
+func (t *ObjectTally) End() (source.Facts, error) {
+	if t.err == nil && (len(t.line) > 0 || t.whole != nil || !t.ended) {
+		t.err = fmt.Errorf("its objects have no end: %w", io.ErrUnexpectedEOF)
+	}
+	return source.Facts{Rows: t.sum.Rows(), RowHash: t.sum.Hash()}, t.err
 }

@@ -1,0 +1,143 @@
+package drill
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/big"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"strongroom/custody/receipt"
+)
+
+// An Assertion is a question to the restored copy and what its answer has to be:
+// one row of one column. Expect is a value, or one of = != < <= > >= and a value.
+type Assertion struct {
+	Name    string
+	SQL     string
+	Expect  string
+	Timeout time.Duration // 0: DefaultAssertTime
+}
+
+// DefaultAssertTime is how long an assertion may take that says nothing.
+const DefaultAssertTime = 30 * time.Second
+
+func (a Assertion) limit() time.Duration {
+	if a.Timeout == 0 {
+		return DefaultAssertTime
+	}
+	return a.Timeout
+}
+
+func (a Assertion) check() receipt.Check {
+	op, value := a.operator()
+	return receipt.Check{Name: a.Name, Expected: strings.TrimPrefix(op+" "+value, "= ")}
+}
+
+func (a Assertion) failed(err error) receipt.Check {
+	c := a.check()
+	c.Actual = "error: " + silent(err).Error()
+	return c
+}
+
+// silent leaves out of a server's error what may quote data: a receipt goes to
+// people who must not see any.
+func silent(err error) error {
+	pgErr, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || !strings.HasPrefix(pgErr.Code, "22") && !strings.HasPrefix(pgErr.Code, "23") && pgErr.Code != "P0001" {
+		return err
+	}
+	return errors.New(strings.ReplaceAll(err.Error(), pgErr.Message, "its message is left out, it may quote data"))
+}
+
+// nothing is an assertion that would hold of any copy, also of none.
+func (a Assertion) nothing(why string) receipt.Check {
+	c := a.check()
+	c.Actual = "it compares nothing: " + why
+	return c
+}
+
+var expectation = regexp.MustCompile(`^(=|!=|<=|>=|<|>)?\s*(.*)$`)
+
+func (a Assertion) operator() (op, value string) {
+	m := expectation.FindStringSubmatch(strings.TrimSpace(a.Expect))
+	if m[1] == "" {
+		m[1] = "="
+	}
+	return m[1], m[2]
+}
+
+// judge compares the answer: nil is NULL.
+func (a Assertion) judge(rows [][][]byte) receipt.Check {
+	op, want := a.operator()
+	c := a.check()
+	switch {
+	case want == "":
+		return a.nothing("it expects nothing")
+	case len(rows) != 1:
+		return a.nothing(fmt.Sprintf("it returned %d rows: want one", len(rows)))
+	case len(rows[0]) != 1:
+		return a.nothing(fmt.Sprintf("it returned %d columns: want one", len(rows[0])))
+	case rows[0][0] == nil:
+		return a.nothing("it returned NULL")
+	}
+	c.Actual = string(rows[0][0])
+	got, ok1 := number(c.Actual)
+	expected, ok2 := number(want)
+	var order int
+	switch {
+	case ok1 && ok2:
+		order = got.Cmp(expected)
+	case op == "=" || op == "!=":
+		order = strings.Compare(c.Actual, want)
+	case ok1 != ok2:
+		c.Actual = "a number and a text have no order"
+		return c
+	default: // dates and times in ISO form
+		order = strings.Compare(c.Actual, want)
+	}
+	c.OK = map[string]bool{"=": order == 0, "!=": order != 0, "<": order < 0, "<=": order <= 0, ">": order > 0, ">=": order >= 0}[op]
+	if !ok1 && !plain.MatchString(c.Actual) && c.Actual != want {
+		c.Actual = fmt.Sprintf("another text, of %d bytes", len(c.Actual)) // which may be a person's name
+	}
+	return c
+}
+
+// number reads a decimal number exactly. Others that big.Rat knows, such as
+// fractions and those with huge exponents, are texts.
+func number(s string) (*big.Rat, bool) {
+	if len(s) > 100 || !decimal.MatchString(s) {
+		return nil, false
+	}
+	return new(big.Rat).SetString(s)
+}
+
+// plain is what says nothing about anybody: truth values, dates and times.
+var plain = regexp.MustCompile(`^(t|f|true|false|[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9:.+-]{5,30})?)$`)
+
+var decimal = regexp.MustCompile(`^[+-]?[0-9]+(\.[0-9]+)?$`)
+
+// assertions asks all of them.
+func (r *run) assertions(ctx context.Context) {
+	if len(r.Assertions) == 0 {
+		r.steps[receipt.Assertions] = receipt.Step{Name: receipt.Assertions, Status: receipt.Absent, Why: "none are configured"}
+		return
+	}
+	var out []receipt.Check
+	for _, a := range r.Assertions {
+		out = append(out, r.engine.assert(ctx, a))
+	}
+	if !r.box.Alive() {
+		r.set(receipt.Assertions, out, here("the sandbox died"))
+		return
+	}
+	slices.SortStableFunc(out, func(a, b receipt.Check) int {
+		return map[bool]int{false: 0, true: 1}[a.OK] - map[bool]int{false: 0, true: 1}[b.OK]
+	})
+	r.set(receipt.Assertions, out, nil)
+}

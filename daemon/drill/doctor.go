@@ -1,0 +1,250 @@
+package drill
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"strongroom/source"
+)
+
+// A Fault is a lie between the stores and the restore, put in on purpose: a
+// drill that cannot turn red proves nothing when it is green.
+type Fault string
+
+// The faults.
+const (
+	FlipByte      Fault = "byte"        // one bit of one row
+	ChangeRow     Fault = "row"         // a row is there twice, another not at all: as many as before
+	LastBuffer    Fault = "last-buffer" // the last rows are missing
+	SkipTable     Fault = "table"
+	SkipPartition Fault = "partition"
+	HalfRows      Fault = "half-rows" // every second one, as row security would
+	ZeroHash      Fault = "zero-hash" // every row's hash counted as zero
+	SwapTenant    Fault = "tenant"    // another one's snapshot under this one's name
+	Truncate      Fault = "truncated" // a stream ends in the middle, and says that it ended well
+	LoseRole      Fault = "role"
+	EmptyAssert   Fault = "assertion" // one that holds of any copy
+)
+
+// Faults lists them all.
+func Faults() []Fault {
+	return []Fault{FlipByte, ChangeRow, LastBuffer, SkipTable, SkipPartition, HalfRows, ZeroHash, SwapTenant, Truncate, LoseRole, EmptyAssert}
+}
+
+// ErrFault: a snapshot has nothing that the fault could be put into.
+var ErrFault = errors.New("fault does not fit")
+
+// Swapped is a snapshot of somebody else, for SwapTenant.
+type Swapped interface{ Other() source.Stored }
+
+// doctored is a snapshot with a lie in it.
+type doctored struct {
+	source.Stored
+	streams []source.StreamInfo
+	detail  json.RawMessage
+	target  string // the stream whose bytes are changed
+	change  func(io.Reader) io.Reader
+}
+
+func (d *doctored) Streams() []source.StreamInfo { return d.streams }
+func (d *doctored) Detail() json.RawMessage      { return d.detail }
+
+func (d *doctored) Open(ctx context.Context, name string, off, n int64) (io.ReadCloser, error) {
+	rc, err := d.Stored.Open(ctx, name, off, n)
+	if err != nil || name != d.target || d.change == nil {
+		return rc, err
+	}
+	return &changed{d.change(rc), rc}, nil
+}
+
+// changed reads a stream through a change.
+type changed struct {
+	io.Reader
+	from io.Closer
+}
+
+func (c *changed) Close() error {
+	if p, ok := c.Reader.(io.Closer); ok {
+		p.Close() // its writer ends
+	}
+	return c.from.Close()
+}
+
+// doctor puts the plan's fault in.
+func (p *Plan) doctor(ctx context.Context) error {
+	if p.Fault == "" {
+		return nil
+	}
+	if !slices.Contains(Faults(), p.Fault) {
+		return fmt.Errorf("%w: there is no %q", ErrFault, p.Fault)
+	}
+	d := &doctored{Stored: p.Stored, streams: slices.Clone(p.Stored.Streams()), detail: p.Stored.Detail()}
+	switch p.Fault {
+	case SwapTenant:
+		other, ok := p.Stored.(Swapped)
+		if !ok {
+			return fmt.Errorf("%w: there is no other snapshot", ErrFault)
+		}
+		p.Stored = other.Other()
+		return nil
+	case EmptyAssert:
+		p.Assertions = append(slices.Clone(p.Assertions), Assertion{Name: "holds of any copy", SQL: "SELECT 1", Expect: "1"})
+		return nil
+	}
+	if err := d.put(ctx, p.Fault); err != nil {
+		return err
+	}
+	p.Stored = d
+	return nil
+}
+
+func (d *doctored) put(ctx context.Context, f Fault) error {
+	largest := -1
+	for i, s := range d.streams {
+		if s.Kind == source.KindRows && s.Facts != nil && s.Facts.Rows > 1 && (largest < 0 || s.Length > d.streams[largest].Length) {
+			largest = i
+		}
+	}
+	switch f {
+	case LoseRole:
+		return d.loseRole()
+	case ZeroHash:
+		for i, s := range d.streams {
+			if s.Facts != nil && s.Facts.RowHash != "" {
+				f := *s.Facts
+				f.RowHash = strings.Repeat("0", len(f.RowHash))
+				d.streams[i].Facts = &f
+			}
+		}
+		return nil
+	}
+	if largest < 0 {
+		return fmt.Errorf("%w: no stream has rows", ErrFault)
+	}
+	d.target = d.streams[largest].Name
+	rows := d.streams[largest].Facts.Rows
+	switch f {
+	case SkipTable:
+		d.drop(d.streams[largest].Facts.Object)
+	case SkipPartition:
+		return d.skipPartition(ctx)
+	case FlipByte:
+		d.change = lines(func(n int64, line []byte) []byte {
+			if i := bytes.LastIndexAny(line, "0123456789abcdefghijklmnopqrstuvwxyz"); n == rows/2 && i >= 0 {
+				line[i] ^= 1
+			}
+			return line
+		})
+	case ChangeRow:
+		var before []byte
+		d.change = lines(func(n int64, line []byte) []byte {
+			if n == rows/2 && before != nil {
+				return before
+			}
+			before = bytes.Clone(line)
+			return line
+		})
+	case LastBuffer:
+		d.change = lines(func(n int64, line []byte) []byte {
+			if n >= rows*9/10 {
+				return nil
+			}
+			return line
+		})
+	case HalfRows:
+		d.change = lines(func(n int64, line []byte) []byte {
+			if n%2 == 1 {
+				return nil
+			}
+			return line
+		})
+	case Truncate:
+		half := d.streams[largest].Length / 2
+		d.change = func(r io.Reader) io.Reader { return io.LimitReader(r, half) }
+	}
+	return nil
+}
+
+// drop leaves an object's streams out, and what was counted of them.
+func (d *doctored) drop(object string) {
+	d.streams = slices.DeleteFunc(d.streams, func(s source.StreamInfo) bool { return s.Facts != nil && s.Facts.Object == object })
+}
+
+// skipPartition drops a table that the schema attaches to another.
+func (d *doctored) skipPartition(ctx context.Context) error {
+	rc, err := d.Stored.Open(ctx, "pre-data.sql", 0, -1)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFault, err)
+	}
+	defer rc.Close()
+	text, err := io.ReadAll(rc)
+	if err != nil {
+		return err
+	}
+	for _, s := range d.streams {
+		if s.Facts != nil && s.Facts.Rows > 0 && bytes.Contains(text, []byte(" ATTACH PARTITION "+s.Facts.Object+" ")) {
+			d.drop(s.Facts.Object)
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: there is no partition", ErrFault)
+}
+
+// loseRole takes the last role out of the record, and out of the text of the
+// plain dump: the one that nobody else is a member of.
+func (d *doctored) loseRole() error {
+	var detail map[string]json.RawMessage
+	if err := json.Unmarshal(d.detail, &detail); err != nil {
+		return fmt.Errorf("%w: %w", ErrFault, err)
+	}
+	var roles []struct {
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(detail["roles"], &roles); err != nil || len(roles) == 0 {
+		return fmt.Errorf("%w: there is no role", ErrFault)
+	}
+	detail["roles"] = json.RawMessage("[]")
+	var err error
+	d.detail, err = json.Marshal(detail)
+	return err
+}
+
+// lines changes the rows of a table's stream, which f is given by number with
+// their line feed; what stands before and after them stays.
+func lines(f func(n int64, line []byte) []byte) func(io.Reader) io.Reader {
+	return func(r io.Reader) io.Reader {
+		pr, pw := io.Pipe()
+		go func() {
+			br := bufio.NewReaderSize(r, 1<<20)
+			w := bufio.NewWriterSize(pw, 256<<10)
+			n, inside := int64(0), false
+			for {
+				line, err := br.ReadBytes('\n')
+				switch {
+				case !inside:
+					inside = bytes.HasSuffix(line, []byte(" FROM stdin;\n"))
+				case string(line) == "\\.\n":
+					inside = false
+				default:
+					line, n = f(n, line), n+1
+				}
+				if _, werr := w.Write(line); werr != nil {
+					return // nobody reads any more
+				}
+				if err != nil {
+					w.Flush()
+					pw.CloseWithError(err)
+					return
+				}
+			}
+		}()
+		return pr
+	}
+}

@@ -1,0 +1,129 @@
+package drill
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"strongroom/custody/receipt"
+	"strongroom/source"
+	"strongroom/source/postgres/pgtest"
+)
+
+// withOther can be swapped.
+type withOther struct {
+	source.Stored
+	other source.Stored
+}
+
+func (w withOther) Other() source.Stored { return w.other }
+
+// Every fault turns the drill red, and at the steps where it has to be seen: the
+// manifest's hashes see most of them, so each is tried again with a manifest
+// that fits the lie, as if it had been told when the snapshot was taken.
+func TestDrillsThatMustFail(t *testing.T) {
+	srv := pgtest.Start(t)
+	m := pgDump(t, srv, shop(t, srv))
+	otherDB := srv.CreateDatabase(t)
+	srv.Exec(t, otherDB, strings.ReplaceAll(shopSQL, "'name '", "'nahme '"))
+	other := pgDump(t, srv, otherDB)
+	for _, c := range []struct {
+		fault Fault
+		// steps, and what they say, beside the hashes of the manifest
+		want map[string]string
+	}{
+		{FlipByte, map[string]string{receipt.Content: "public.customers: expected equal columns, found source 5000 rows "}}, // 1 became 0
+		{ChangeRow, map[string]string{receipt.Load: "make constraint"}},                                                     // the copy has a key twice
+		{LastBuffer, map[string]string{receipt.Load: "load table public.customers: server took 4500 rows, the snapshot has 5000"}},
+		{SkipTable, map[string]string{receipt.Structure: "public.customers: expected a stream, as the catalogue listed it, found none"}},
+		{SkipPartition, map[string]string{receipt.Structure: "public.events_24: expected a stream", receipt.Content: "public.events_24: expected equal columns, found source has none, stream has none, copy 0 rows"}},
+		{HalfRows, map[string]string{receipt.Load: "server took 2500 rows, the snapshot has 5000"}},
+		{ZeroHash, map[string]string{receipt.Content: "large objects: expected equal columns, found source 1 rows 00000000"}},
+		{SwapTenant, map[string]string{receipt.Bytes: "of the manifest"}},
+		{Truncate, map[string]string{receipt.Structure: "its rows have no end", receipt.Load: "bad end of the rows"}},
+		{LoseRole, map[string]string{receipt.Load: `role "postgres" does not exist`}},
+		{EmptyAssert, map[string]string{receipt.Assertions: "holds of any copy: expected 1, found it compares nothing: it reads no table"}},
+	} {
+		t.Run(string(c.fault), func(t *testing.T) {
+			p := plan(t, m)
+			p.Fault = c.fault
+			if c.fault == SwapTenant {
+				p.Stored = withOther{m, other}
+			}
+			r := mustRun(t, p)
+			if r.Verdict != receipt.FAIL || r.MustFail != string(c.fault) {
+				t.Fatal(show(r))
+			}
+			for name, text := range c.want {
+				if s := step(t, r, name); s.Status != receipt.Failed || !strings.Contains(s.Why, text) {
+					t.Errorf("%s: %s %q, want %q", name, s.Status, s.Why, text)
+				}
+			}
+			bytes := step(t, r, receipt.Bytes).Status
+			touched := c.fault != ZeroHash && c.fault != LoseRole && c.fault != EmptyAssert
+			if (bytes == receipt.Failed) != touched {
+				t.Errorf("bytes: %s", bytes)
+			}
+			for _, s := range r.Steps {
+				if _, known := c.want[s.Name]; s.Status == receipt.Failed && !known && s.Name != receipt.Bytes &&
+					c.fault != SkipTable && c.fault != ZeroHash {
+					t.Errorf("%s failed too: %s", s.Name, s.Why)
+				}
+			}
+		})
+	}
+}
+
+// A lie that was told when the snapshot was taken is in the manifest, too: only
+// the source's own count, and what the copy has, can give it away.
+func TestLieInTheManifestIsFound(t *testing.T) {
+	srv := pgtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, "CREATE TABLE people (name text); INSERT INTO people SELECT 'p' || g FROM generate_series(1, 1000) g")
+	m := pgDump(t, srv, db)
+	for fault, want := range map[Fault]string{ChangeRow: "", FlipByte: "", HalfRows: "server took 500 rows, the snapshot has 1000", LastBuffer: "server took 900 rows"} {
+		p := plan(t, m)
+		p.Fault = fault
+		if err := p.doctor(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		lied := &memory{desc: m.desc, detail: m.detail, data: map[string][]byte{}, point: m.point}
+		for _, s := range m.streams {
+			rc, err := p.Stored.Open(t.Context(), s.Name, 0, -1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := readAll(t, rc)
+			lied.data[s.Name] = b
+			s.Length = int64(len(b))
+			lied.streams = append(lied.streams, s)
+		}
+		r := mustRun(t, plan(t, lied))
+		if r.Verdict != receipt.FAIL || step(t, r, receipt.Bytes).Status != receipt.Passed {
+			t.Fatalf("%s: %s", fault, show(r))
+		}
+		if want != "" {
+			if s := step(t, r, receipt.Load); !strings.Contains(s.Why, want) {
+				t.Errorf("%s: %q", fault, s.Why)
+			}
+			continue
+		}
+		s := step(t, r, receipt.Content)
+		o := r.Content[0]
+		if s.Status != receipt.Failed || o.Source.Rows != 1000 || o.Copy != o.Stream || o.Stream.Rows != 1000 || o.Source.Hash == o.Copy.Hash {
+			t.Errorf("%s: %s %+v", fault, s.Why, o)
+		}
+	}
+}
+
+// The drill's own reading of the copy may be what sees too little.
+func TestCopyReadWithTheWrongEyesFails(t *testing.T) {
+	srv := pgtest.Start(t)
+	m := pgDump(t, srv, shop(t, srv))
+	p := plan(t, m)
+	p.Assertions = []Assertion{{Name: "seen", SQL: "SELECT count(*) FROM secrets", Expect: "1"}}
+	r := mustRun(t, p)
+	if s := step(t, r, receipt.Assertions); s.Status != receipt.Failed || s.Why != "seen: expected 1, found 2" {
+		t.Errorf("%+v", s)
+	}
+}
