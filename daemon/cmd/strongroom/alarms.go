@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -44,7 +46,13 @@ func newControl(c *config.Config, db *state.DB, log *slog.Logger) (*control, err
 	if err != nil {
 		return nil, err
 	}
-	tell, err := notify.New(c.Notify, notify.Deps{DB: db, Now: time.Now, Rand: rand.Reader, Log: log, Location: time.Local})
+	how := c.Notify
+	if how.Box == "" {
+		host, _ := os.Hostname()
+		how.Box, _, _ = strings.Cut(strings.ToLower(host), ".")
+		how.Box = cmp.Or(how.Box, "box")
+	}
+	tell, err := notify.New(how, notify.Deps{DB: db, Now: time.Now, Rand: rand.Reader, Log: log, Location: time.Local})
 	if err != nil {
 		return nil, exit.With(exit.Usage, fmt.Errorf("%s: notify: %w", c.Path, err))
 	}
