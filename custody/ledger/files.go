@@ -82,11 +82,7 @@ func (f files) publish(name string, b []byte) (err error) {
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	defer func() {
-		if gone := f.sys.Remove(f.root, tmp); err == nil && gone != nil {
-			err = fmt.Errorf("write %s: %w", name, gone)
-		}
-	}()
+	defer func() { _ = f.sys.Remove(f.root, tmp) }() // or sweep does
 	n, err := f.sys.Write(out, b)
 	if err == nil && n < len(b) {
 		err = io.ErrShortWrite

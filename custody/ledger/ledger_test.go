@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -304,6 +304,33 @@ func TestMissingLedgerIsNotMadeByOpening(t *testing.T) {
 	}
 }
 
+// sticky removes nothing, as on a file system with a fault.
+type sticky struct{ lazy }
+
+func (sticky) Remove(*os.Root, string) error { return unix.EIO }
+
+func TestOldSegmentsThatStayAreNotRead(t *testing.T) {
+	c := testConfig(filepath.Join(t.TempDir(), "ledger"))
+	c.System = sticky{}
+	a := newLedger(t, c)
+	b := open(t, c)
+	for n := range 600 { // one fills a segment, the other begins the next
+		l := a
+		if n%tileWidth == tileWidth-1 {
+			l = b
+		}
+		if _, err := l.Record(context.Background(), act(tenantA, Check)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(entries(t, open(t, c), tenantA)); n != 601 {
+		t.Errorf("%d entries", n)
+	}
+	if _, err := Verify(c.Path, c.Trust, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 // failing fails from the nth write, sync or link on for as many as it is told.
 type failing struct {
 	kernel
@@ -537,27 +564,38 @@ func TestTornTailIsDroppedAndDamageIsNot(t *testing.T) {
 		t.Errorf("%d entries, last %+v", len(all), e)
 	}
 	l.Close()
-	list, err := fs.Glob(os.DirFS(c.Path), logName(tenantA)+"/*")
-	if err != nil || len(list) != 1 {
-		t.Fatalf("files %v, %v", list, err)
+	open(t, c).Close() // what was torn is no more in the way
+	// The system log too, of which no other knows how long it is.
+	for _, log := range []string{logName(tenantA), systemName} {
+		list, err := fs.Glob(os.DirFS(c.Path), log+"/"+segmentPrefix+"*")
+		if err != nil || len(list) != 1 {
+			t.Fatalf("files %v, %v", list, err)
+		}
+		flipAll(t, c, list[0])
 	}
-	if err := os.Remove(filepath.Join(c.Path, list[0])); err != nil {
-		t.Fatal(err)
-	}
+}
+
+// flipAll flips bits before the last record of a segment: none of them may be
+// taken for what a crash leaves.
+func flipAll(t *testing.T, c Config, name string) {
+	t.Helper()
+	path := filepath.Join(c.Path, name)
+	whole := mustRead(t, path)
 	chance := rand.New(rand.NewPCG(1, 2))
-	last := strings.LastIndex(string(whole), `{"number"`) - 6 // begins the last record
-	for range 300 {
-		b := []byte(string(whole))
+	last := bytes.LastIndex(whole, []byte(`{"number"`)) - 6 // begins the last record
+	for range 150 {
+		b := bytes.Clone(whole)
 		at := chance.IntN(last)
 		b[at] ^= 1 << chance.IntN(8)
-		put(b)
+		mustWrite(t, path, b)
 		if l, r, err := Open(context.Background(), c); !errors.Is(err, ErrTampered) {
 			if err == nil {
 				l.Close()
 			}
-			t.Fatalf("bit of byte %d of %d flipped: %+v, %v", at, last, r, err)
+			t.Fatalf("%s: bit of byte %d of %d flipped: %+v, %v", name, at, last, r, err)
 		}
 	}
+	mustWrite(t, path, whole)
 }
 
 func TestTreeReadsTilesOfManyLevels(t *testing.T) {

@@ -28,7 +28,6 @@ type log struct {
 
 	// The ledger's lock guards what follows; another process may have made it
 	// old, which refresh finds out.
-	stale   bool   // an operation failed half-way: what is on disk counts
 	seq     uint64 // of the segment
 	bytes   int64  // of the segment's file
 	torn    int64  // bytes that a crash left after them
@@ -282,11 +281,16 @@ func (tileReader) SaveTiles([]tlog.Tile, [][]byte) {}
 
 // refresh reads the log again if another process wrote to it.
 func (g *log) refresh() error {
-	info, err := g.root.Lstat(g.segmentName(g.seq))
-	if err == nil && !g.stale && info.Size() == g.bytes+g.torn {
-		return nil
-	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if seq, _, err := g.lastSegment(); err != nil {
 		return err
+	} else if seq == g.seq {
+		info, err := g.root.Lstat(g.segmentName(seq))
+		if err != nil {
+			return err
+		}
+		if info.Size() == g.bytes+g.torn {
+			return nil
+		}
 	}
 	if err := g.load(); err != nil {
 		return err
@@ -295,7 +299,6 @@ func (g *log) refresh() error {
 	if err := g.syncDir(g.dir); err != nil {
 		return errors.Join(err, errUnsure)
 	}
-	g.stale = false
 	return nil
 }
 
@@ -452,7 +455,6 @@ func (g *log) begin(h header, records []record) error {
 		return fmt.Errorf("log %s: %w", g.dir, err)
 	}
 	if err := g.publish(g.segmentName(g.seq+1), b); err != nil {
-		g.stale = true // it may have its name already
 		return fmt.Errorf("log %s: %w", g.dir, err)
 	}
 	g.seq, g.bytes, g.torn, g.header, g.records = g.seq+1, int64(len(b)), 0, h, records
