@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -18,14 +19,39 @@ import (
 	"strongroom/custody/keys"
 )
 
-// python runs the second verifier and reports whether it is content.
-func python(t *testing.T, args ...string) (string, bool) {
+// python starts the second verifier and returns what asks it: what it says,
+// and whether it is content.
+func python(t *testing.T) func(args ...string) (string, bool) {
 	t.Helper()
-	out, err := exec.Command("/usr/bin/python3", append([]string{"-B", "testdata/verify.py"}, args...)...).CombinedOutput()
-	if exit := (*exec.ExitError)(nil); err != nil && (!errors.As(err, &exit) || !strings.HasPrefix(string(out), "bad:")) {
-		t.Fatalf("python3 with cryptography (apt-get install python3-cryptography): %v: %s", err, out)
+	cmd := exec.Command("/usr/bin/python3", "-B", "testdata/verify.py", "-")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
 	}
-	return string(out), err == nil
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error("second verifier:", err)
+		}
+	})
+	lines := bufio.NewReader(out)
+	return func(args ...string) (string, bool) {
+		t.Helper()
+		if _, err := fmt.Fprintln(in, strings.Join(args, " ")); err != nil {
+			t.Fatal(err)
+		}
+		line, err := lines.ReadString('\n')
+		if ok := strings.HasPrefix(line, "ok "); err == nil && (ok || strings.HasPrefix(line, "bad: ")) {
+			return line, ok
+		}
+		t.Fatalf("second verifier (needs apt-get install python3 python3-cryptography): %q, %v", line, err)
+		return "", false
+	}
 }
 
 // specimen is a ledger of some tiles, and one from before the last acts of it.
@@ -34,6 +60,7 @@ type specimen struct {
 	trust      keys.BoxKeys
 	head       Checkpoint
 	proof      []byte
+	second     func(args ...string) (string, bool)
 }
 
 func makeSpecimen(t *testing.T, before, after int) specimen {
@@ -50,7 +77,7 @@ func makeSpecimen(t *testing.T, before, after int) specimen {
 		}
 	}
 	acts(before)
-	s := specimen{dir: c.Path, older: filepath.Join(base, "older"), trust: c.Trust}
+	s := specimen{dir: c.Path, older: filepath.Join(base, "older"), trust: c.Trust, second: python(t)}
 	if err := os.CopyFS(s.older, os.DirFS(s.dir)); err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +133,7 @@ func (s specimen) both(t *testing.T, what, dir string, known ...Checkpoint) erro
 		}
 		args = append(args, name)
 	}
-	if out, ok := python(t, args...); ok != (err == nil) {
+	if out, ok := s.second(args...); ok != (err == nil) {
 		t.Errorf("%s: verifier: %v; second verifier: %s", what, err, out)
 	}
 	return err
@@ -212,6 +239,30 @@ func TestTamperingIsFoundByBothVerifiers(t *testing.T) {
 				return r
 			})
 		}, want: ErrTampered},
+		"an entry of the system log says something else": {harm: func(t *testing.T, dir string) {
+			edit(t, dir, systemName, func(_ *header, r []record) []record {
+				r[2].entry = bytes.Replace(r[2].entry, []byte(`"salt":"`), []byte(`"salt":"0123`), 1)
+				r[2].entry = append(r[2].entry[:len(r[2].entry)-6], `"}`...)
+				return r
+			})
+		}, want: ErrTampered},
+		"a tenant's log of a fork, as long": {harm: func(t *testing.T, dir string) {
+			fork := filepath.Join(t.TempDir(), "fork")
+			if err := os.CopyFS(fork, os.DirFS(s.older)); err != nil {
+				t.Fatal(err)
+			}
+			head, err := Verify(dir, s.trust, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := open(t, testConfig(fork))
+			for int64(len(entries(t, l, tenantA))) < head.Logs[1].Head.Size {
+				if _, err := l.Record(context.Background(), act(tenantA, Check)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			putBack(t, fork, dir, a)
+		}, want: ErrTampered},
 		"an entry of a full tile says something else": {harm: func(t *testing.T, dir string) {
 			name := filepath.Join(dir, a, "tile/8/data/000")
 			mustWrite(t, name, bytes.Replace(mustRead(t, name), []byte(`"nora"`), []byte(`"nina"`), 1))
@@ -304,14 +355,14 @@ func TestFlippedBitsAreFoundByBothVerifiers(t *testing.T) {
 	for _, name := range s.files(t) {
 		path := filepath.Join(dir, name)
 		whole := mustRead(t, path)
-		for n := range 50 {
+		for n := range 15 {
 			b := bytes.Clone(whole)
 			at, bit := chance.IntN(len(b)), chance.IntN(8)
 			b[at] ^= 1 << bit
 			mustWrite(t, path, b)
 			what := fmt.Sprintf("%s: bit %d of byte %d", name, bit, at)
 			var err error
-			if n < 2 { // the other is slow to start
+			if n < 3 {
 				err = s.both(t, what, dir)
 			} else {
 				_, err = Verify(dir, s.trust, nil)
@@ -335,7 +386,7 @@ func TestProofsAreVerifiedByBothVerifiers(t *testing.T) {
 		t.Helper()
 		mustWrite(t, name, b)
 		_, err := VerifyProof(b, s.trust)
-		if out, ok := python(t, "proof", name, s.trust[0].Public.String()); ok != (err == nil) {
+		if out, ok := s.second("proof", name, s.trust[0].Public.String()); ok != (err == nil) {
 			t.Errorf("%s: %v; second verifier: %s", what, err, out)
 		}
 		return err
@@ -368,5 +419,30 @@ func TestProofsAreVerifiedByBothVerifiers(t *testing.T) {
 	}
 	if _, err := VerifyProof(s.proof, keys.BoxKeys{{Public: testSigner(2).Public(), First: 1}}); !errors.Is(err, keys.ErrUnknownBox) {
 		t.Errorf("another key: %v", err)
+	}
+}
+
+// The box itself refuses to go on with logs that do not belong together.
+func TestOpenRefusesLogsThatWerePutBack(t *testing.T) {
+	s := makeSpecimen(t, 20, 20)
+	for _, log := range []string{tenantA.String(), systemName} {
+		dir := s.copy(t)
+		putBack(t, s.older, dir, log)
+		if _, _, err := Open(context.Background(), testConfig(dir)); !errors.Is(err, ErrTampered) {
+			t.Errorf("log %s is put back: %v", log, err)
+		}
+	}
+	other := makeSpecimen(t, 20, 20)
+	dir := s.copy(t)
+	putBack(t, other.dir, dir, tenantA.String())
+	if _, _, err := Open(context.Background(), testConfig(dir)); !errors.Is(err, ErrTampered) {
+		t.Errorf("log of another ledger: %v", err)
+	}
+	dir = s.copy(t)
+	if err := os.RemoveAll(filepath.Join(dir, tenantA.String())); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Open(context.Background(), testConfig(dir)); !errors.Is(err, ErrTampered) {
+		t.Errorf("log is gone: %v", err)
 	}
 }

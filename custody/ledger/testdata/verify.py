@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""A second verifier, by the format alone: verify.py ledger DIR KEY [CHECKPOINT...] | proof FILE KEY"""
+"""A second verifier, by the format alone: verify.py ledger DIR KEY [CHECKPOINT...] | proof FILE KEY | - for lines of these"""
 import base64, hashlib, json, os, re, struct, sys
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -17,14 +17,17 @@ def sha(b):
     return hashlib.sha256(b).digest()
 
 
-def tree(hashes):
-    """RFC 6962, section 2.1, as it is written there."""
-    if len(hashes) == 1:
-        return hashes[0]
-    k = 1
-    while 2 * k < len(hashes):
-        k *= 2
-    return sha(b"\1" + tree(hashes[:k]) + tree(hashes[k:]))
+def tree(hashes, lo, hi, memo):
+    """RFC 6962, section 2.1, as it is written there; full subtrees, which stay as they are, are kept."""
+    if hi - lo == 1:
+        return hashes[lo]
+    if (lo, hi) not in memo:
+        k = 1 << (hi - lo - 1).bit_length() - 1
+        h = sha(b"\1" + tree(hashes, lo, lo + k, memo) + tree(hashes, lo + k, hi, memo))
+        if hi - lo == 2 * k:
+            memo[lo, hi] = h
+        return h
+    return memo[lo, hi]
 
 
 def b64(s, n=None):
@@ -34,11 +37,6 @@ def b64(s, n=None):
     return raw
 
 
-def number(s):
-    need(re.fullmatch("0|[1-9][0-9]*", s), "number " + s)
-    return int(s)
-
-
 def checkpoint(note, key):
     text, sep, sigs = note.decode().partition("\n\n")
     m = re.fullmatch("\u2014 " + NAME + " ([A-Za-z0-9+/=]+)\n", sigs)
@@ -46,9 +44,9 @@ def checkpoint(note, key):
     raw, text = b64(m[1], 68), text + "\n"
     need(raw[:4] == sha(NAME.encode() + b"\n\1" + key)[:4], "note is signed by another key")
     Ed25519PublicKey.from_public_bytes(key).verify(raw[4:], text.encode())
-    m = re.fullmatch("strongroom/ledger/([0-9a-f]{32})/(system|[0-9a-f]{32})\n([0-9]+)\n(.{44})\nincarnation ([0-9]+)\n", text)
+    m = re.fullmatch("strongroom/ledger/([0-9a-f]{32})/(system|[0-9a-f]{32})\n([1-9][0-9]*)\n(.{44})\nincarnation ([1-9][0-9]*)\n", text)
     need(m, "text of note")
-    return m[1], m[2], number(m[3]), b64(m[4], 32), number(m[5])
+    return m[1], m[2], int(m[3]), b64(m[4], 32), int(m[5])
 
 
 def frames(b):
@@ -93,17 +91,17 @@ class Log:
         need(raw.startswith(MAGIC), name + ": segment does not begin as one")
         first, *records = list(frames(raw[len(MAGIC) :]))
         header = json.loads(first)
-        self.name, self.leaves, self.entries, self.heads = name, [], [], []
+        self.name, self.leaves, self.entries, self.heads, self.memo = name, [], [], [], {}
         for n in range(header["base"] // 256):
             entries = list(bundle(read(at, tile_name("data", n))))
             need(len(entries) == 256, "tile has not 256 entries")
             self.add(entries)
             need(b"".join(self.leaves[-256:]) == read(at, tile_name(0, n)), "hash tile is not of the entries")
-        level, row = 1, [tree(self.leaves[i : i + 256]) for i in range(0, len(self.leaves), 256)]
+        level, row = 1, [tree(self.leaves, i, i + 256, {}) for i in range(0, len(self.leaves), 256)]
         while len(row) >= 256:
             for n in range(len(row) // 256):
                 need(b"".join(row[256 * n : 256 * n + 256]) == read(at, tile_name(level, n)), "hash tile")
-            level, row = level + 1, [tree(row[i : i + 256]) for i in range(0, len(row) // 256 * 256, 256)]
+            level, row = level + 1, [tree(row, i, i + 256, {}) for i in range(0, len(row) // 256 * 256, 256)]
         if header["base"]:
             self.head(header["checkpoint"].encode(), key)
         need(header["pending"] == self.pending(), "header: pending intents")
@@ -125,7 +123,7 @@ class Log:
 
     def head(self, note, key):
         ledger, name, size, root, inc = checkpoint(note, key)
-        need(name == self.name and size == len(self.leaves) and root == tree(self.leaves), "checkpoint is not of the entries")
+        need(name == self.name and size == len(self.leaves) and root == tree(self.leaves, 0, size, self.memo), "checkpoint is not of the entries")
         need(not self.heads or self.heads[-1][0] == ledger and self.heads[-1][1] <= inc, "checkpoint of another ledger")
         self.heads.append((ledger, inc))
 
@@ -146,15 +144,12 @@ class Log:
 
 
 def verify_ledger(dir, key, known):
-    system = Log(dir, "system", key)
+    system, last = Log(dir, "system", key), {}
     logs = {n: Log(dir, n, key) for n in os.listdir(dir) if re.fullmatch("[0-9a-f]{32}", n)}
-    last = {}
     for name, (size, root) in system.links():
         need(name in logs, name + " is gone")
-        log = logs[name]
-        need(size > last.get(name, 0), "link goes back")
-        need(size <= len(log.leaves), "%s is behind its link" % name)
-        need(tree(log.leaves[:size]).hex() == root, "%s is not what was linked" % name)
+        need(last.get(name, 0) < size <= len(logs[name].leaves), "%s is behind its link, or that goes back" % name)
+        need(tree(logs[name].leaves, 0, size, logs[name].memo).hex() == root, "%s is not what was linked" % name)
         last[name] = size
     for name, log in logs.items():
         need(log.heads[-1][0] == system.heads[-1][0], "log of another ledger")
@@ -165,19 +160,18 @@ def verify_ledger(dir, key, known):
         ledger, name, size, root, _ = checkpoint(read(file), key)
         need(ledger == system.heads[-1][0] and name in logs, "checkpoint of another ledger")
         need(size <= len(logs[name].leaves), "checkpoint is ahead")
-        need(tree(logs[name].leaves[:size]) == root, "checkpoint is of another history")
+        need(tree(logs[name].leaves, 0, size, logs[name].memo) == root, "checkpoint is of another history")
     return "ok " + " ".join("%s=%d" % (n, len(logs[n].leaves)) for n in sorted(logs))
 
 
 def verify_proof(file, key):
     body, sep, note = read(file).decode().partition("\n\n")
     lines = body.split("\n")
-    need(sep and lines[0] == "c2sp.org/tlog-proof@v1" and lines[1].startswith("extra ") and lines[2].startswith("index "), "form")
-    raw, n, path = b64(lines[1][6:]), number(lines[2][6:]), [b64(l, 32) for l in lines[3:]]
+    need(sep and lines[0] == "c2sp.org/tlog-proof@v1" and lines[1].startswith("extra "), "form")
+    raw, path = b64(lines[1][6:]), [b64(l, 32) for l in lines[3:]]
     _, name, size, root, _ = checkpoint(note.encode(), key)
     e = json.loads(raw)
-    need(e["number"] == n < size and e.get("tenant", "system") == name, "entry is of another place")
-    h, i, last = sha(b"\0" + raw), n, size - 1  # RFC 9162, section 2.1.3.2
+    h, n, i, last = sha(b"\0" + raw), e["number"], e["number"], size - 1  # RFC 9162, section 2.1.3.2
     for p in path:
         need(last > 0, "path is too long")
         if i & 1 or i == last:
@@ -187,14 +181,20 @@ def verify_proof(file, key):
         else:
             h = sha(b"\1" + h + p)
         i, last = i >> 1, last >> 1
+    need(lines[2] == "index %d" % n and n < size and e.get("tenant", "system") == name, "entry is of another place")
     need(last == 0 and h == root, "path does not lead to the root")
     return "ok %s %d" % (name, n)
 
 
-if __name__ == "__main__":
+def run(what, path, key, *known):
     try:
-        key = bytes.fromhex(sys.argv[3])
-        print(verify_ledger(sys.argv[2], key, sys.argv[4:]) if sys.argv[1] == "ledger" else verify_proof(sys.argv[2], key))
+        return verify_ledger(path, bytes.fromhex(key), known) if what == "ledger" else verify_proof(path, bytes.fromhex(key))
     except (InvalidSignature, ValueError, KeyError, TypeError, IndexError, struct.error, OSError) as e:
-        print("bad:", repr(e))
-        sys.exit(1)
+        return "bad: " + repr(e)
+
+
+if __name__ == "__main__":
+    for line in sys.stdin if sys.argv[1:] == ["-"] else [" ".join(sys.argv[1:])]:
+        out = run(*line.split())
+        print(out, flush=True)
+    sys.exit(sys.argv[1:] != ["-"] and out.startswith("bad"))
