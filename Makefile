@@ -53,7 +53,7 @@ figures: packages build
 # The long tiers: every kill point, every fault; a table of them at the end. They
 # take about a day, nearly all of it the simulation of repo/expire.
 faults: packages bin/versitygw bin/rclone build
-	@.ci/faults go test -count=1 -timeout 36h -v ./repo/... ./daemon ./daemon/cmd/strongroom
+	@.ci/faults go test -count=1 -timeout 36h -v ./repo/... ./custody/ledger ./daemon ./daemon/cmd/strongroom
 
 clean:
 	rm -rf bin var
