@@ -128,7 +128,7 @@ func TestRebuiltBoxReplaysTheCopies(t *testing.T) {
 	if err := Rebuild(ctx, again, p, secretOf); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(again.Path, c.Trust, nil); err != nil {
+	if _, err := Verify(context.Background(), again.Path, c.Trust, nil); err != nil {
 		t.Fatal(err)
 	}
 	r, recovery, err := Open(ctx, again)
@@ -151,7 +151,7 @@ func TestRebuiltBoxReplaysTheCopies(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(again.Path, c.Trust, []Checkpoint{head}); err != nil {
+	if _, err := Verify(context.Background(), again.Path, c.Trust, []Checkpoint{head}); err != nil {
 		t.Error(err)
 	}
 	if err := Rebuild(ctx, again, p, secretOf); !errors.Is(err, ErrExists) {
@@ -209,7 +209,7 @@ func TestCopyThatEndedBetweenLogsIsRebuilt(t *testing.T) {
 	if err := Rebuild(context.Background(), c, p, secretOf); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Verify(c.Path, c.Trust, nil); err != nil {
+	if _, err := Verify(context.Background(), c.Path, c.Trust, nil); err != nil {
 		t.Error(err)
 	}
 	r := open(t, c)
@@ -275,10 +275,10 @@ func TestOldStateDirectoryIsFoundByItsAnchors(t *testing.T) {
 		}
 		do(t, l, act(tenantA, "export"), Done)
 		copyTo(t, l, p)
-		if _, err := Verify(c.Path, c.Trust, nil); err != nil {
+		if _, err := Verify(context.Background(), c.Path, c.Trust, nil); err != nil {
 			t.Error(err)
 		}
-		if r, err := Verify(c.Path, c.Trust, []Checkpoint{lostHead}); err != nil || r.Gaps() != 2 {
+		if r, err := Verify(context.Background(), c.Path, c.Trust, []Checkpoint{lostHead}); err != nil || r.Gaps() != 2 {
 			t.Errorf("with the anchor that is admitted: %+v, %v", r, err)
 		}
 		l.Close()

@@ -208,9 +208,14 @@ func (l *Ledger) lockFile(ctx context.Context) error {
 	if l.broken != nil {
 		return fmt.Errorf("%w: %w", ErrBroken, l.broken)
 	}
+	return flock(ctx, l.lockFD, unix.LOCK_EX)
+}
+
+// flock waits for a lock as long as somebody at a terminal would.
+func flock(ctx context.Context, f *os.File, how int) error {
 	give := time.Now().Add(lockWait) // a deadline of the process, not a time in the record
 	for {
-		err := unix.Flock(int(l.lockFD.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
 		if err == nil {
 			return nil
 		}

@@ -263,6 +263,13 @@ func TestProcessesWriteAtOnce(t *testing.T) {
 			}
 		})
 	}
+	wg.Go(func() {
+		for range 10 { // an auditor looks on
+			if _, err := Verify(context.Background(), c.Path, c.Trust, nil); err != nil {
+				t.Error(err)
+			}
+		}
+	})
 	wg.Wait()
 	l.Close()
 	after, r, err := Open(context.Background(), c)
@@ -326,7 +333,7 @@ func TestOldSegmentsThatStayAreNotRead(t *testing.T) {
 	if n := len(entries(t, open(t, c), tenantA)); n != 601 {
 		t.Errorf("%d entries", n)
 	}
-	if _, err := Verify(c.Path, c.Trust, nil); err != nil {
+	if _, err := Verify(context.Background(), c.Path, c.Trust, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -101,7 +101,7 @@ func (a acked) check(t *testing.T, c Config, what string) {
 			}
 		}
 	}
-	report, err := Verify(c.Path, c.Trust, nil)
+	report, err := Verify(context.Background(), c.Path, c.Trust, nil)
 	if err != nil {
 		t.Fatalf("%s: %v", what, err)
 	}

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
+	"golang.org/x/sys/unix"
 
 	"strongroom/custody/keys"
 )
@@ -52,13 +54,22 @@ func (r Report) Gaps() (n int) {
 // admits that gap.
 //
 // It builds the trees again from the entries, by other code than that which
-// wrote them, and writes nothing.
-func Verify(dir string, trust keys.BoxKeys, known []Checkpoint) (Report, error) {
+// wrote them, and writes nothing. Where there is a lock file, as beside a daemon
+// that runs, it keeps writers away until it is done.
+func Verify(ctx context.Context, dir string, trust keys.BoxKeys, known []Checkpoint) (Report, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("verify ledger: %w", err)
 	}
 	defer root.Close()
+	if f, err := root.OpenFile(lockName, os.O_RDONLY|unix.O_NOFOLLOW, 0); err == nil {
+		defer f.Close()
+		if err := flock(ctx, f, unix.LOCK_SH); err != nil {
+			return Report{}, fmt.Errorf("verify ledger: %w", err)
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, fs.ErrPermission) {
+		return Report{}, fmt.Errorf("verify ledger: %w", err)
+	}
 	v := &verifier{files: files{root, kernel{}}, trust: trust, known: known, links: map[keys.TenantID][]link{}}
 	err = v.run()
 	return v.report, err

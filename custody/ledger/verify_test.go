@@ -124,7 +124,7 @@ func (s specimen) files(t *testing.T) []string {
 // both runs both verifiers; they must agree on whether it is sound.
 func (s specimen) both(t *testing.T, what, dir string, known ...Checkpoint) error {
 	t.Helper()
-	_, err := Verify(dir, s.trust, known)
+	_, err := Verify(context.Background(), dir, s.trust, known)
 	args := []string{"ledger", dir, s.trust[0].Public.String()}
 	for i, k := range known {
 		name := filepath.Join(t.TempDir(), fmt.Sprint("checkpoint-", i))
@@ -158,14 +158,14 @@ func mustRead(t *testing.T, name string) []byte {
 func TestSoundLedgerIsFoundSound(t *testing.T) {
 	t.Parallel()
 	s := makeSpecimen(t, 200, 100)
-	old, err := Verify(s.older, s.trust, nil)
+	old, err := Verify(context.Background(), s.older, s.trust, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := s.both(t, "sound", s.dir, s.head, old.Logs[0].Head, old.Logs[1].Head); err != nil {
 		t.Error(err)
 	}
-	r, err := Verify(s.dir, s.trust, nil)
+	r, err := Verify(context.Background(), s.dir, s.trust, nil)
 	if err != nil || len(r.Logs) != 3 || r.Gaps() != 0 || len(r.Logs[1].Open) != 1 || r.Logs[0].Head.Note != s.head.Note {
 		t.Errorf("%+v, %v", r, err)
 	}
@@ -251,7 +251,7 @@ func TestTamperingIsFoundByBothVerifiers(t *testing.T) {
 			if err := os.CopyFS(fork, os.DirFS(s.older)); err != nil {
 				t.Fatal(err)
 			}
-			head, err := Verify(dir, s.trust, nil)
+			head, err := Verify(context.Background(), dir, s.trust, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -365,7 +365,7 @@ func TestFlippedBitsAreFoundByBothVerifiers(t *testing.T) {
 			if n < 3 {
 				err = s.both(t, what, dir)
 			} else {
-				_, err = Verify(dir, s.trust, nil)
+				_, err = Verify(context.Background(), dir, s.trust, nil)
 			}
 			if !errors.Is(err, ErrTampered) && !errors.Is(err, ErrUnsettled) && !errors.Is(err, keys.ErrUnknownBox) {
 				t.Errorf("%s: %v", what, err)

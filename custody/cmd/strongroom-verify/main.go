@@ -3,6 +3,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -34,16 +35,17 @@ checkpoint of the same size.
   --version
 
 Exit codes: 0 all is as it was signed · 3 the same, but an entry admits that
-others are lost · 10 no ledger there · 12 signed by a key that is not listed ·
+others are lost · 10 no ledger there · 11 a process holds it · 12 signed by a key that is not listed ·
 22 the end is not settled · 64 usage · 65 not what was signed · 1 anything else
 `
 
 // Of the one table, custody/exit, which is not linked: it knows databases and
 // stores. A test holds these against it.
 const (
-	exitOK, exitFailed, exitPartial          = 0, 1, 3
-	exitNone, exitWrongKey, exitInconclusive = 10, 12, 22
-	exitUsage, exitIntegrity                 = 64, 65
+	exitOK, exitFailed, exitPartial    = 0, 1, 3
+	exitNone, exitLocked, exitWrongKey = 10, 11, 12
+	exitInconclusive                   = 22
+	exitUsage, exitIntegrity           = 64, 65
 )
 
 // errUsage: the command line is wrong.
@@ -52,12 +54,12 @@ var errUsage = errors.New("see strongroom-verify --help")
 // errGap: what is there is sound, and says that something is lost.
 var errGap = errors.New("entries are lost, as the ledger itself says")
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr)) }
 
-func run(args []string, stdout, stderr io.Writer) int {
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	c, err := parse(args, stdout)
 	if err == nil && c != nil {
-		err = c.run()
+		err = c.run(ctx)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, "strongroom-verify:", err)
@@ -86,6 +88,8 @@ func code(err error) int {
 		return exitWrongKey
 	case is(ledger.ErrNoLedger):
 		return exitNone
+	case is(ledger.ErrLocked):
+		return exitLocked
 	case is(ledger.ErrUnsettled):
 		return exitInconclusive
 	case is(errGap):
@@ -181,22 +185,22 @@ func read(name string, limit int64) ([]byte, error) {
 	return b, err
 }
 
-func (c *command) run() error {
+func (c *command) run(ctx context.Context) error {
 	var all error
 	for _, name := range c.paths {
 		verify := c.ledger
 		if c.name == "proof" {
 			verify = c.proof
 		}
-		if err := verify(name); err != nil {
+		if err := verify(ctx, name); err != nil {
 			all = errors.Join(all, fmt.Errorf("%s: %w", name, err))
 		}
 	}
 	return all
 }
 
-func (c *command) ledger(dir string) error {
-	r, err := ledger.Verify(dir, c.trust, c.known)
+func (c *command) ledger(ctx context.Context, dir string) error {
+	r, err := ledger.Verify(ctx, dir, c.trust, c.known)
 	if err == nil && r.Gaps() > 0 {
 		err = errGap
 	}
@@ -213,7 +217,7 @@ func (c *command) ledger(dir string) error {
 	}))
 }
 
-func (c *command) proof(name string) error {
+func (c *command) proof(_ context.Context, name string) error {
 	b, err := read(name, 64<<10)
 	if err != nil {
 		return err

@@ -20,14 +20,14 @@ func TestExitCodesAreThoseOfTheTable(t *testing.T) {
 		here int
 		want exit.Code
 	}{
-		{exitOK, exit.OK}, {exitFailed, exit.Failed}, {exitPartial, exit.Partial}, {exitNone, exit.NoRepository}, {exitWrongKey, exit.WrongKey},
+		{exitOK, exit.OK}, {exitFailed, exit.Failed}, {exitPartial, exit.Partial}, {exitNone, exit.NoRepository}, {exitLocked, exit.Locked}, {exitWrongKey, exit.WrongKey},
 		{exitInconclusive, exit.Inconclusive}, {exitUsage, exit.Usage}, {exitIntegrity, exit.Integrity},
 	} {
 		if c.here != int(c.want) {
 			t.Errorf("%d, want %d", c.here, c.want)
 		}
 	}
-	for _, err := range []error{ledger.ErrTampered, ledger.ErrFork, ledger.ErrBehind, keys.ErrUnknownBox, ledger.ErrNoLedger, ledger.ErrUnsettled} {
+	for _, err := range []error{ledger.ErrTampered, ledger.ErrFork, ledger.ErrBehind, keys.ErrUnknownBox, ledger.ErrNoLedger, ledger.ErrLocked, ledger.ErrUnsettled} {
 		if code(err) != int(exit.Of(err)) {
 			t.Errorf("%v: %d, the table has %d", err, code(err), exit.Of(err))
 		}
@@ -37,7 +37,7 @@ func TestExitCodesAreThoseOfTheTable(t *testing.T) {
 func verify(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var out, errs bytes.Buffer
-	code = run(args, &out, &errs)
+	code = run(context.Background(), args, &out, &errs)
 	return code, out.String(), errs.String()
 }
 
