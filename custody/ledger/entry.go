@@ -103,7 +103,7 @@ type Act struct {
 	Source string // address or terminal it came from; "schedule" for none
 	// Fields say what exactly: ids, counts, hashes, reasons. Never a secret,
 	// never what stood in a row of a client's database. At most 32 of names
-	// [a-z0-9-] and values of at most 1,024 bytes that print.
+	// [a-z0-9-] and values of at most 1,024 bytes that print; see Text.
 	Fields map[string]string
 }
 

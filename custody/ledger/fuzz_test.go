@@ -3,6 +3,7 @@ package ledger
 import (
 	"bytes"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"strongroom/custody/keys"
@@ -121,6 +122,16 @@ func FuzzParseBundle(f *testing.F) {
 		}
 		if list, err := parseBundle(b, w); err == nil && !bytes.Equal(encodeBundle(list), b) {
 			t.Errorf("%q", b)
+		}
+	})
+}
+
+func FuzzText(f *testing.F) {
+	f.Add("read pack: no\nsuch \x1b[31m file\xff")
+	f.Add(strings.Repeat("é", maxValue))
+	f.Fuzz(func(t *testing.T, s string) {
+		if got := Text(s); !prints(got, maxValue) || prints(s, maxValue) && got != s {
+			t.Errorf("%q of %q", got, s)
 		}
 	})
 }

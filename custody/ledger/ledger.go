@@ -13,7 +13,13 @@
 // size and root are enough, since the system's checkpoint is signed by the same
 // key. A tenant's own log and proofs show nothing of other tenants.
 //
-// Directory, all files mode 0600:
+// A process opens the ledger once, calls CheckAnchors with the stores it can
+// reach, then does its acts, and calls Copy for each store after a run and about
+// hourly; Reserve beside that says whether a full disk is provided for. A box
+// that was rebuilt calls Rebuild, Open, CheckAnchors and, where those are still
+// ahead, Continue. People get Entries, Prove and Verify.
+//
+// Directory, all files mode 0600 (in bytes: FORMAT.md):
 //
 //	lock, reserve, sessions/…      what processes need
 //	system/, <tenant id>/          a log each:

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"unicode"
 	"unicode/utf8"
 )
@@ -60,4 +61,20 @@ func prints(s string, n int) bool {
 		}
 	}
 	return true
+}
+
+// Text makes a value for Act.Fields of a text that may not be one, such as an
+// error's: what does not print becomes a space, and what is too long is cut.
+func Text(s string) string {
+	var b strings.Builder
+	for _, r := range s { // a byte that is no UTF-8 reads as U+FFFD, which prints
+		if !unicode.IsPrint(r) {
+			r = ' '
+		}
+		if b.Len()+utf8.RuneLen(r) > maxValue {
+			break
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
 }
