@@ -163,6 +163,14 @@ func (b *box) end() (next time.Time) {
 	return next
 }
 
+// set sets the clock, which makes no run longer or shorter.
+func (b *box) set(to time.Time) {
+	for id, end := range b.ends {
+		b.ends[id] = end.Add(to.Sub(b.now))
+	}
+	b.now = to
+}
+
 // live lives until a moment.
 func (b *box) live(to time.Time) {
 	for b.now.Before(to) {
@@ -180,19 +188,15 @@ func (b *box) live(to time.Time) {
 			b.crash()
 			b.now = b.now.Add(time.Duration(b.rng.Int64N(int64(20 * 24 * time.Hour))))
 		case 1: // suspended, runs and all
-			d := time.Duration(b.rng.Int64N(int64(72 * time.Hour)))
-			for id := range b.ends {
-				b.ends[id] = b.ends[id].Add(d)
-			}
-			b.now = b.now.Add(d)
+			b.set(b.now.Add(time.Duration(b.rng.Int64N(int64(72 * time.Hour)))))
 		case 2: // the clock is set
-			b.now = b.now.Add(time.Duration(b.rng.Int64N(int64(6*time.Hour))) - 3*time.Hour)
+			b.set(b.now.Add(time.Duration(b.rng.Int64N(int64(6*time.Hour))) - 3*time.Hour))
 		case 3: // it was a year ahead, from the wrong battery
 			if b.rng.IntN(10) == 0 {
 				right := b.now
-				b.now = b.now.AddDate(1, 0, 0)
+				b.set(b.now.AddDate(1, 0, 0))
 				b.plan()
-				b.now = right.Add(time.Minute)
+				b.set(right.Add(time.Minute))
 			}
 		case 4: // and sometimes two plans in a row
 			b.plan()
