@@ -57,7 +57,8 @@ type Turn struct {
 	// Reason is why it is skipped or waits.
 	Reason string
 
-	job *Job
+	job   *Job
+	since time.Time // when the first of them was due
 }
 
 // A Decision is what to do now. What is started or skipped is to be written down
@@ -102,8 +103,10 @@ func Plan(now time.Time, jobs []Job, running []Running, limits map[Class]int) De
 		due = append(due, turn)
 	}
 
-	// Whoever waits longest is first; the name makes it the same every time.
-	slices.SortFunc(due, func(a, b Turn) int { return cmp.Or(a.Due.Compare(b.Due), cmp.Compare(a.Job, b.Job)) })
+	// Whoever waits longest is first, also when the next tick has come meanwhile:
+	// or two that are always due would keep a third from what they share for ever.
+	// The name makes it the same every time.
+	slices.SortFunc(due, func(a, b Turn) int { return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.Job, b.Job)) })
 	for _, turn := range due {
 		class, busy := pool.lacks(turn.job.Uses)
 		switch late := now.Sub(turn.Due); {
@@ -156,7 +159,7 @@ func (j *Job) turn(now time.Time) (turn Turn, next time.Time, ok bool) {
 	if !more || t.Due.After(now) {
 		return Turn{}, t.Due, false
 	}
-	turn = Turn{Job: j.ID, Tick: t, job: j}
+	turn = Turn{Job: j.ID, Tick: t, job: j, since: t.Due}
 	firstTick := t
 	for {
 		t, more = j.Spec.Next(turn.Planned)

@@ -40,6 +40,8 @@ func said(d Decision) string {
 
 func TestPlan(t *testing.T) {
 	weekly, never := Config{}, Config{CatchUp: "never"}
+	ran := job(t, "a", weekly, Media)
+	ran.Last = at(t, "2026-01-04T02:30Z")
 	for _, c := range []struct {
 		name    string
 		now     string
@@ -61,6 +63,8 @@ func TestPlan(t *testing.T) {
 			"start b of 04T02:30; start c of 04T02:30; wait a of 04T02:31: waits for media; next 11T02:30"},
 		{"the writer is busy by hand", "2026-01-04T02:30Z", []Job{job(t, "a", weekly, Media)}, []Running{{Job: "by hand", Uses: []Class{Media}}},
 			"wait a of 04T02:30: waits for media; next 11T02:30"},
+		{"whoever has waited for a week is first", "2026-01-11T02:30Z", []Job{ran, job(t, "b", weekly, Media)}, nil,
+			"start b of 11T02:30 and 04T02:30… late; wait a of 11T02:30: waits for media; next 18T02:30"},
 		{"two may upload", "2026-01-04T02:30Z", []Job{job(t, "a", weekly, "upload"), job(t, "b", weekly, "upload"), job(t, "c", weekly, "upload")}, nil,
 			"start a of 04T02:30; start b of 04T02:30; wait c of 04T02:30: waits for upload; next 11T02:30"},
 		{"waited for too long", "2026-01-04T03:30Z", []Job{job(t, "a", never, Media)}, []Running{{Job: "b", Uses: []Class{Media}}},
@@ -79,10 +83,10 @@ func TestPlan(t *testing.T) {
 func TestTenYearsOffAreOneRunAndSoonPlanned(t *testing.T) {
 	began := time.Now()
 	d := Plan(at(t, "2036-01-01T00:00Z"), []Job{job(t, "a", Config{At: "* * * * *"}), job(t, "b", Config{At: "0 0 29 2 *"})}, nil, nil)
-	if len(d.Start) != 2 || d.Start[1].Planned != at(t, "2036-01-01T00:00Z") || d.Start[1].Missed != maxMissed {
+	if len(d.Start) != 2 || d.Start[0].Planned != at(t, "2036-01-01T00:00Z") || d.Start[0].Missed != maxMissed {
 		t.Errorf("every minute: %s", said(d))
 	}
-	if d.Start[0].Planned != at(t, "2032-02-29T00:00Z") || d.Start[0].FirstMissed != at(t, "2028-02-29T00:00Z") || d.Start[0].Missed != 1 {
+	if d.Start[1].Planned != at(t, "2032-02-29T00:00Z") || d.Start[1].FirstMissed != at(t, "2028-02-29T00:00Z") || d.Start[1].Missed != 1 {
 		t.Errorf("leap days: %s", said(d))
 	}
 	if took := time.Since(began); took > 5*time.Second {

@@ -208,7 +208,7 @@ func checkKilled(t *testing.T, cfg Config) {
 	t.Logf("%d runs, %d resumed, %d skipped", ran, resumed, skipped)
 	for _, job := range childJobs {
 		var since, newest int64
-		must(t, d.r.QueryRow(`SELECT since, (SELECT max(planned) FROM runs WHERE job = ?1) FROM jobs WHERE job = ?1`, job).Scan(&since, &newest))
+		must(t, d.r.QueryRow(`SELECT since, coalesce((SELECT max(planned) FROM runs WHERE job = ?1), 0) FROM jobs WHERE job = ?1`, job).Scan(&since, &newest))
 		spec := childSpec()
 		for tick, _ := spec.Next(time.UnixMilli(since)); tick.Planned.UnixMilli() <= newest; tick, _ = spec.Next(tick.Planned) {
 			found := 0
