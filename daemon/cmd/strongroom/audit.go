@@ -139,7 +139,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 		Use:   "verify",
 		Short: "Check every entry, hash and checkpoint of the ledger",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			site, err := a.site()
 			if err != nil {
 				return err
@@ -149,7 +149,7 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			r, err := ledger.Verify(site.LedgerPath(), o.Boxes, nil)
+			r, err := ledger.Verify(cmd.Context(), site.LedgerPath(), o.Boxes, nil)
 			if errors.Is(err, ledger.ErrTampered) || errors.Is(err, ledger.ErrFork) || errors.Is(err, ledger.ErrBehind) {
 				return exit.With(exit.Integrity, err)
 			} else if err != nil {
