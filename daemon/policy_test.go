@@ -74,7 +74,7 @@ var allowed = map[string][]string{
 	"daemon/drill/sandbox":  {},
 	"daemon/notify":         {"daemon/state"}, // its outbox
 	"daemon/doctor":         {"source"},       // the words of findings
-	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/..."},
+	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor"},
 	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/..."},
 	"systemd":               {},
 	"daemon":                {"daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},

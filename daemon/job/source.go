@@ -22,12 +22,20 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 	if err := os.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
 	}
-	switch d.Source {
-	case "postgres":
-		restrict, err := s.restrictKey(t, d.Name)
-		if err != nil {
+	restrict := ""
+	if d.Source == "postgres" {
+		var err error
+		if restrict, err = s.restrictKey(t, d.Name); err != nil {
 			return nil, err
 		}
+	}
+	return newSource(d, scratch, restrict)
+}
+
+// newSource builds the source of a dataset; it opens nothing yet.
+func newSource(d config.Dataset, scratch, restrict string) (source.Source, error) {
+	switch d.Source {
+	case "postgres":
 		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: d.LockTimeout.Duration,
 			TempDir: scratch, RestrictKey: restrict})
 	case "mariadb":

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"strongroom/source"
 )
 
 // What a snapshot will not have, and what may come in its way.
@@ -238,4 +240,33 @@ func (e *exam) drillEngine(ctx context.Context) error {
 func exists(path string) bool {
 	_, err := os.Stat(path)
 	return err == nil
+}
+
+// Installed says which of PostgreSQL's programs this machine has, to dump and
+// to prove snapshots with.
+func Installed(ctx context.Context) (f source.Findings) {
+	dirs, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is a good one
+	for _, dir := range dirs {
+		p, err := inspectPrograms(ctx, dir)
+		if err != nil {
+			f.Warn("engine-postgres", printable(err.Error()), "these programs cannot be used", "apt-get install --reinstall the packages they are of")
+			continue
+		}
+		var lacks []string
+		for _, name := range []string{"initdb", "postgres", "pg_amcheck"} {
+			if !exists(filepath.Join(dir, name)) {
+				lacks = append(lacks, name)
+			}
+		}
+		if len(lacks) > 0 {
+			f.Note("engine-postgres", fmt.Sprintf("PostgreSQL %s dumps; %s has no %s", p.version, dir, strings.Join(lacks, ", ")),
+				"snapshots of that version cannot be proven by a restore on this machine", fmt.Sprintf("apt-get install postgresql-%d", p.major))
+			continue
+		}
+		f.OK("engine-postgres", fmt.Sprintf("PostgreSQL %s dumps and drills, with pg_amcheck", p.version))
+	}
+	if len(dirs) == 0 {
+		f.Note("engine-postgres", "no PostgreSQL programs under /usr/lib/postgresql/*/bin", "no PostgreSQL database can be dumped or proven here", "")
+	}
+	return f
 }

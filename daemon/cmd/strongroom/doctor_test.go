@@ -1,0 +1,78 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"strongroom/daemon/job"
+	"strongroom/source"
+	"strongroom/source/postgres/pgtest"
+)
+
+// doctor runs the command and returns what it found of the dataset.
+func (b *testBox) doctor(code int, dataset string) map[string]source.Finding {
+	b.t.Helper()
+	o := b.run(code, "doctor", dataset, "--json")
+	var r job.DoctorResult
+	if err := json.Unmarshal([]byte(strings.SplitN(o.stdout, "\n", 2)[0]), &r); err != nil {
+		b.t.Fatalf("%v: %s", err, o.stdout)
+	}
+	found := map[string]source.Finding{}
+	for _, x := range r.Examined {
+		if x.Subject == dataset {
+			for _, f := range x.Findings {
+				if f.Severity.Worse(found[f.Code].Severity) || found[f.Code].Code == "" {
+					found[f.Code] = f
+				}
+			}
+		}
+	}
+	return found
+}
+
+// TestFromTheFirstLookToTheFirstBackup goes the way of a person with a new
+// database: look as an administrator, run the SQL that is printed, look as the
+// new role, back up.
+func TestFromTheFirstLookToTheFirstBackup(t *testing.T) {
+	srv := pgtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, smallZoo)
+	stores, _ := threeDirs(t)
+	url := srv.URL(db, "postgres")
+	b := newBox(t, stores, pgDataset("crm", url))
+	found := b.doctor(0, "acme/crm")
+	if found["superuser"].Severity != source.Warn {
+		t.Errorf("%+v", found["superuser"])
+	}
+	sql := found["least-privilege"].Remedy
+	// A person copies it from the page, where it is indented.
+	if page := b.run(0, "doctor", "acme/crm").stdout; !strings.Contains(page, "    "+strings.ReplaceAll(sql, "\n", "\n    ")+"\n") {
+		t.Errorf("the page does not have the SQL:\n%s", page)
+	}
+	srv.Exec(t, db, sql)
+
+	text, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("c.toml", strings.ReplaceAll(string(text), url, srv.URL(db, "strongroom_"+db)))
+	for code, f := range b.doctor(0, "acme/crm") {
+		if f.Severity.Worse(source.Note) {
+			t.Errorf("%s: %+v", code, f)
+		}
+	}
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if o := b.run(0, "backup", "acme/crm"); !strings.Contains(o.stdout, "complete") {
+		t.Error(o.stdout)
+	}
+
+	srv.Exec(t, db, `REVOKE SELECT ON customers FROM strongroom_`+db)
+	if f := b.doctor(20, "acme/crm")["table-select"]; f.Severity != source.Bad || !strings.Contains(f.Remedy, "GRANT SELECT ON TABLE public.customers TO") {
+		t.Errorf("%+v", f)
+	}
+	if o := b.run(1, "backup", "acme/crm"); !strings.Contains(o.stderr, "public.customers") {
+		t.Error(o.stderr)
+	}
+}
