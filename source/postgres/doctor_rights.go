@@ -56,20 +56,20 @@ func (e *exam) readable(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read rights: %w", err)
 	}
-	e.missing("schema-usage", "use schema", schemas, "USAGE ON SCHEMA ", "what is in a schema is out of reach without USAGE on it")
-	e.missing("table-select", "read table", tables, "SELECT ON TABLE ", "a snapshot without one of the tables would not be one, so there is none")
-	e.missing("table-lock", "lock table", locks, "SELECT ON TABLE ", "LOCK TABLE wants SELECT on the whole table; rights on its columns are not enough")
-	e.missing("sequence-select", "read sequence", sequences, "SELECT ON SEQUENCE ", "where a sequence goes on is part of the snapshot")
+	e.missing("schema-usage", "use schemas", schemas, "USAGE ON SCHEMA ", "what is in a schema is out of reach without USAGE on it")
+	e.missing("table-select", "read tables", tables, "SELECT ON TABLE ", "a snapshot without one of the tables would not be one, so there is none")
+	e.missing("table-lock", "lock tables", locks, "SELECT ON TABLE ", "LOCK TABLE wants SELECT on the whole table; rights on its columns are not enough")
+	e.missing("sequence-select", "read sequences", sequences, "SELECT ON SEQUENCE ", "where a sequence goes on is part of the snapshot")
 	return nil
 }
 
 // missing reports what the role lacks.
 func (e *exam) missing(code, act string, objects []string, right, why string) {
 	if len(objects) == 0 {
-		e.OK(code, fmt.Sprintf("role %s may %s wherever that is needed", e.roleInForce(), act))
+		e.OK(code, fmt.Sprintf("role %s may %s, all that a snapshot needs", e.roleInForce(), act))
 		return
 	}
-	e.Bad(code, fmt.Sprintf("role %s may not %s %s", e.roleInForce(), act, few(objects)), why, e.statements("GRANT "+right, objects, " TO "+e.roleInForce()))
+	e.Bad(code, fmt.Sprintf("role %s may not %s: %s", e.roleInForce(), act, few(objects)), why, e.statements("GRANT "+right, objects, " TO "+e.roleInForce()))
 }
 
 func (e *exam) roleInForce() string { return ident(e.srv.Role) }
