@@ -129,6 +129,8 @@ func (e *exam) unreachable(err error) {
 				fmt.Sprintf("CREATE ROLE %s LOGIN; GRANT CONNECT ON DATABASE %s TO %s;", user, db, user)
 		case "3D000":
 			remedy = "correct the database's name in the url"
+		case "0A000": // a standby refuses serializable transactions, the first query's too
+			remedy = fmt.Sprintf("ALTER ROLE %s RESET default_transaction_isolation; on the primary", user)
 		case "53300":
 			remedy = "raise the limit that is named, or let the backup run when fewer sessions are open"
 		}

@@ -97,14 +97,10 @@ func (e *exam) settings(ctx context.Context) error {
 	} else {
 		e.OK("timeouts", "none is set for role "+e.me())
 	}
-	switch {
-	case isolation == "serializable" && e.srv.InRecovery:
-		e.Bad("isolation", "default_transaction_isolation is serializable, and the server is a standby",
-			"a standby refuses serializable transactions, the first query of a session included", "ALTER ROLE "+e.me()+" RESET default_transaction_isolation;")
-	case isolation != "read committed" || deferrable:
+	if isolation != "read committed" || deferrable {
 		e.Note("isolation", "default_transaction_isolation is "+isolation+", deferrable "+fmt.Sprint(deferrable),
 			"a snapshot names its own: read committed for the locks, repeatable read for the rows", "")
-	default:
+	} else {
 		e.OK("isolation", isolation)
 	}
 	return e.expiry(ctx)
