@@ -155,10 +155,10 @@ func checkReadable(tables []table, role string) error {
 		}
 	}
 	if len(denied) > 0 {
-		return fmt.Errorf("role %q may not read %s: grant it pg_read_all_data", role, several(denied))
+		return fmt.Errorf("role %q may not read %s: strongroom doctor prints the grants", role, several(denied))
 	}
 	if len(hidden) > 0 {
-		return fmt.Errorf("row security hides rows of %s from role %q: it needs BYPASSRLS", several(hidden), role)
+		return fmt.Errorf("row security hides rows of %s from role %q: it needs BYPASSRLS; see strongroom doctor", several(hidden), role)
 	}
 	return nil
 }
