@@ -224,3 +224,24 @@ func TestHostileTextBecomesOneBoundedLine(t *testing.T) {
 }
 
 func hexOf(k [32]byte) string { return hex.EncodeToString(k[:]) }
+
+// A page is for people and carries the tenant's level; what engines and stores
+// said stays text.
+func TestPageShowsTheLevelAndIsInert(t *testing.T) {
+	r := sample()
+	r.Steps[3] = Step{Name: "load", Status: Failed, Why: `<script>alert(1)</script>`}
+	r.Verdict, r.Why = Judge(r.Steps)
+	page, err := r.Page()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(page)
+	for _, want := range []string{`<p class="level">secret</p>`, "FAIL", "&lt;script&gt;", "default-src 'none'", "0123456789abcdef"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q", want)
+		}
+	}
+	if strings.Contains(text, "<script") || strings.Contains(text, "ZgotmplZ") || strings.Contains(text, "://") {
+		t.Error("it is not inert")
+	}
+}
