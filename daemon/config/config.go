@@ -34,6 +34,8 @@ type Config struct {
 	Notify notify.Config `toml:"notify"`
 	// Media, if given, are offline media.
 	Media *Media `toml:"media"`
+	// Drill bounds what a restore drill may take of the machine.
+	Drill Drill `toml:"drill"`
 
 	// Path is where the file was read from.
 	Path string `toml:"-"`
@@ -135,6 +137,7 @@ type Dataset struct {
 	// Schedule is when the daemon takes snapshots; default weekly, Sunday 02:30.
 	Schedule *schedule.Config `toml:"schedule"`
 	Hooks
+	Proof
 }
 
 // What a dataset that says nothing gets.
@@ -230,118 +233,6 @@ func Parse(path string, text []byte) (*Config, error) {
 	return c, nil
 }
 
-// explain turns the decoder's errors into ours.
-func explain(path string, err error) error {
-	var strict *toml.StrictMissingError
-	if errors.As(err, &strict) && len(strict.Errors) > 0 {
-		e := strict.Errors[0]
-		line, col := e.Position()
-		key := e.Key()
-		out := &Error{Path: path, Line: line, Column: col, Text: fmt.Sprintf("unknown key %q", strings.Join(key, "."))}
-		if near := nearest(key); near != "" {
-			out.Hint = fmt.Sprintf("did you mean %q?", near)
-		}
-		return out
-	}
-	var dec *toml.DecodeError
-	if errors.As(err, &dec) {
-		line, col := dec.Position()
-		text := strings.TrimPrefix(dec.Error(), "toml: ")
-		if m := wrongType.FindStringSubmatch(text); m != nil {
-			text = fmt.Sprintf("want %s, not %s", typeName(m[2]), withArticle(m[1]))
-		}
-		if key := dec.Key(); len(key) > 0 {
-			text = fmt.Sprintf("%s: %s", strings.Join(key, "."), text)
-		}
-		return &Error{Path: path, Line: line, Column: col, Text: text}
-	}
-	return &Error{Path: path, Text: err.Error()}
-}
-
-// wrongType is how the decoder says that a value has another type than the
-// field of ours it belongs to. Whoever writes the file knows neither.
-var wrongType = regexp.MustCompile(`^cannot (?:decode TOML|store an?) (.+?) (?:into|in a) (?:struct field \S+ of type )?(\S+)$`)
-
-// typeName is the TOML name of the type of a field, or of what it holds.
-func typeName(field string) string {
-	switch {
-	case field == "string":
-		return "a string"
-	case field == "int":
-		return "an integer"
-	case field == "bool":
-		return "true or false"
-	case field == "[]string":
-		return "a list of strings"
-	case strings.HasPrefix(field, "[]"):
-		return "tables in [[double brackets]]"
-	}
-	return "a table in [brackets]"
-}
-
-func withArticle(s string) string {
-	if strings.ContainsRune("aeiou", rune(s[0])) {
-		return "an " + s
-	}
-	return "a " + s
-}
-
-// known lists the keys of each table, by the path without array positions.
-var known = map[string][]string{
-	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify"},
-	"recovery":          {"standard", "top"},
-	"recovery.standard": {"shares", "threshold"},
-	"recovery.top":      {"shares", "threshold"},
-	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "bandwidth", "window", "quota", "lock", "extend_access_key_file", "extend_secret_key_file",
-		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
-	"tenant": {"name", "level", "dataset"},
-	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "lock", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout"},
-	"notify":                  {"box", "link", "mail", "webhook", "ping"},
-	"notify.mail":             {"name", "host", "port", "from", "to", "username", "password_file", "ca_file", "events"},
-	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
-	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
-	"tenant.dataset.keep":     {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
-}
-
-// nearest returns the known key of the same table with the smallest edit
-// distance, if it is small.
-func nearest(key []string) string {
-	if len(key) == 0 {
-		return ""
-	}
-	last := key[len(key)-1]
-	best, dist := "", 1+max(1, len(last)/3)
-	for _, k := range known[strings.Join(key[:len(key)-1], ".")] {
-		if d := distance(last, k); d < dist {
-			best, dist = k, d
-		}
-	}
-	return best
-}
-
-// distance is Levenshtein's.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
-}
-
 // name is what tenants, datasets and stores may be called: it stands in paths
 // of the command line and in messages.
 var name = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,62}$`)
@@ -357,14 +248,17 @@ func (c *Config) check() error {
 		s := map[string]Shares{"standard": c.Recovery.Standard, "top": c.Recovery.Top}[class]
 		if s.Threshold < 2 || s.Threshold > s.Shares || s.Shares > 16 {
 			err := bad("threshold", "threshold %d of %d shares: threshold must be 2 or more and at most shares, shares at most 16", s.Threshold, s.Shares)
-			return within(err, "recovery."+class, [2]int{}, "recovery.%s", class)
+			return within(err, "recovery."+class, [3]int{}, "recovery.%s", class)
 		}
 	}
 	if err := c.checkStores(); err != nil {
 		return err
 	}
 	if err := c.Media.check(); err != nil {
-		return within(err, "media", [2]int{}, "media")
+		return within(err, "media", [3]int{}, "media")
+	}
+	if err := c.Drill.check(); err != nil {
+		return within(err, "drill", [3]int{}, "drill")
 	}
 	seen := map[string]bool{}
 	for i, t := range c.Tenants {
@@ -373,7 +267,7 @@ func (c *Config) check() error {
 			err = bad("name", "two tenants have that name")
 		}
 		if err != nil {
-			return within(err, "tenant", [2]int{i + 1}, "tenant %d (%q)", i+1, t.Name)
+			return within(err, "tenant", [3]int{i + 1}, "tenant %d (%q)", i+1, t.Name)
 		}
 		seen[t.Name] = true
 	}
@@ -393,7 +287,7 @@ func (c *Config) checkStores() error {
 			err = bad("", "it is the same place as store %q: to lose one would be to lose both", first)
 		}
 		if err != nil {
-			return within(err, "store", [2]int{i + 1}, "store %d (%q)", i+1, s.Name)
+			return within(err, "store", [3]int{i + 1}, "store %d (%q)", i+1, s.Name)
 		}
 		seen[s.Name], places[s.place()] = true, s.Name
 	}
@@ -491,7 +385,7 @@ func (t Tenant) check() error {
 			err = bad("name", "two datasets have that name")
 		}
 		if err != nil {
-			return within(err, "tenant.dataset", [2]int{0, i + 1}, "dataset %d (%q)", i+1, d.Name)
+			return within(err, "tenant.dataset", [3]int{0, i + 1}, "dataset %d (%q)", i+1, d.Name)
 		}
 		seen[d.Name] = true
 	}
@@ -521,13 +415,16 @@ func (d Dataset) check() error {
 		return bad("spool", "a spool of %d bytes has no room for the shards of one pack: 64MiB is the least", d.Spool.Bytes)
 	}
 	if err := d.Keep.check(); err != nil {
-		return within(err, "tenant.dataset.keep", [2]int{}, "keep")
+		return within(err, "tenant.dataset.keep", [3]int{}, "keep")
 	}
 	if err := d.Hooks.check(); err != nil {
 		return err
 	}
 	if err := d.checkSchedule(); err != nil {
-		return within(err, "tenant.dataset.schedule", [2]int{}, "schedule")
+		return within(err, "tenant.dataset.schedule", [3]int{}, "schedule")
+	}
+	if err := d.Proof.check(); err != nil {
+		return err
 	}
 	switch d.Source {
 	case "postgres", "mariadb":
@@ -564,11 +461,13 @@ func (d Dataset) onlyFitting() error {
 		"before": read, "after": read,
 		"url": server, "password_file": server, "jobs": server, "lock_timeout": server, "lock": {"mariadb"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
+		"checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "sqlite", "import"},
 	}
 	set := map[string]bool{
 		"before": d.Before != nil, "after": d.After != nil,
 		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{}, "lock": d.Lock,
 		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
+		"checker": d.Checker != nil, "assert": d.Assertions != nil,
 	}
 	for _, key := range known["tenant.dataset"] {
 		if set[key] && !slices.Contains(fits[key], d.Source) {

@@ -12,7 +12,7 @@ import (
 // forgotten by then where it stood, so it says which table and key it means.
 type mistake struct {
 	table string // such as "tenant.dataset"
-	nth   [2]int // which [[store]] or [[tenant]], which dataset of it; from 1
+	nth   [3]int // which [[store]] or [[tenant]], which dataset of it, which assertion of that; from 1
 	key   string // "" means the table
 	err   error
 }
@@ -25,7 +25,7 @@ func bad(key, format string, args ...any) error {
 }
 
 // within adds to a mistake the table it is in, and says so in words.
-func within(err error, table string, nth [2]int, format string, args ...any) error {
+func within(err error, table string, nth [3]int, format string, args ...any) error {
 	var m *mistake
 	if !errors.As(err, &m) {
 		m = &mistake{}
@@ -60,6 +60,9 @@ func locate(text []byte, m *mistake) (line, column int) {
 			if table == "tenant" {
 				seen["tenant.dataset"] = 0
 			}
+			if table == "tenant" || table == "tenant.dataset" {
+				seen["tenant.dataset.assert"] = 0
+			}
 			key = ""
 		case unstable.KeyValue:
 			if at = e.Value(); at.Raw.Length == 0 {
@@ -93,14 +96,16 @@ func dotted(it unstable.Iterator) (key string, first *unstable.Node) {
 }
 
 // ordinal is the place of the current table among those of its name.
-func ordinal(table string, seen map[string]int) [2]int {
+func ordinal(table string, seen map[string]int) [3]int {
 	switch table {
 	case "store", "tenant":
-		return [2]int{seen[table], 0}
+		return [3]int{seen[table]}
 	case "tenant.dataset":
-		return [2]int{seen["tenant"], seen[table]}
+		return [3]int{seen["tenant"], seen[table]}
+	case "tenant.dataset.assert":
+		return [3]int{seen["tenant"], seen["tenant.dataset"], seen[table]}
 	case "tenant.dataset.keep", "tenant.dataset.schedule":
-		return [2]int{seen["tenant"], seen["tenant.dataset"]}
+		return [3]int{seen["tenant"], seen["tenant.dataset"]}
 	}
-	return [2]int{}
+	return [3]int{}
 }
