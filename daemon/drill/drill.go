@@ -45,6 +45,10 @@ type Plan struct {
 	// Degraded restores nothing: it reads the snapshot with each store withheld
 	// in turn.
 	Degraded func(context.Context) receipt.Step
+	// Unreadable is why there is no Stored: nothing can be opened from the stores
+	// under test. Incomplete is what the snapshot itself says that it lacks.
+	Unreadable error
+	Incomplete string
 	// Away tells errors of stores that do not answer: they say nothing about the
 	// backup. nil: none are.
 	Away func(error) bool
@@ -124,10 +128,16 @@ func Run(ctx context.Context, p Plan) (*receipt.Receipt, error) {
 	}
 	r := &run{Plan: p, out: p.Base, steps: map[string]receipt.Step{}}
 	r.out.Format, r.out.Started, r.out.MustFail = receipt.Format, p.Now(), string(p.Fault)
+	if p.Unreadable != nil {
+		r.inventory(p.Base.Snapshot.Engine)
+		r.set(receipt.Bytes, []receipt.Check{equal("the snapshot can be opened", "yes", "no")}, r.far(p.Unreadable))
+		r.finish()
+		return &r.out, nil
+	}
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
-	r.inventory()
+	r.inventory(r.Stored.Description().Engine)
 	r.work(ctx)
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -199,9 +209,12 @@ func (r *run) skip(why string, names ...string) {
 	}
 }
 
-func (r *run) inventory() {
-	d := r.Stored.Description()
-	r.set(receipt.Inventory, append(slices.Clone(r.Inventory), equal("engine of the snapshot", r.Base.Snapshot.Engine, d.Engine)), nil)
+func (r *run) inventory(engine string) {
+	r.set(receipt.Inventory, append(slices.Clone(r.Inventory), equal("engine of the snapshot", r.Base.Snapshot.Engine, engine)), nil)
+	if s := r.steps[receipt.Inventory]; r.Incomplete != "" && s.Status == receipt.Passed {
+		s.Status, s.Why = receipt.Partial, r.Incomplete
+		r.steps[receipt.Inventory] = s
+	}
 }
 
 func equal(name, expected, actual string) receipt.Check {

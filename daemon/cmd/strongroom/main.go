@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -18,6 +19,8 @@ import (
 	"strongroom/custody/exit"
 	"strongroom/custody/rescue"
 	"strongroom/daemon/config"
+	"strongroom/daemon/drill"
+	"strongroom/daemon/drill/sandbox"
 	"strongroom/daemon/job"
 	"strongroom/repo"
 )
@@ -26,6 +29,9 @@ import (
 var version = "dev"
 
 func main() {
+	if filepath.Base(os.Args[0]) == sandbox.Program {
+		os.Exit(drill.Inside(os.Args[1:]))
+	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		repo.LimitMemory()
 	}
@@ -75,7 +81,9 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 	c.PersistentFlags().StringVar(&a.configPath, "config", "/etc/strongroom/strongroom.toml", "configuration file")
 	c.PersistentFlags().BoolVar(&a.ui.JSON, "json", a.ui.JSON, "print JSON, one object a line")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
-	c.AddCommand(a.initCommand(), a.daemonCommand(), a.statusCommand(), a.runCommand(), a.runsCommand(), a.cancelCommand(), a.scheduleCommand(), a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.backupCommand(), a.importCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(), a.repairCommand(),
+	c.AddCommand(a.initCommand(), a.daemonCommand(), a.statusCommand(), a.runCommand(), a.runsCommand(), a.cancelCommand(), a.scheduleCommand(),
+		a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.backupCommand(), a.importCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(),
+		a.restoreCommand(), a.checkCommand(), a.drillCommand(), a.repairCommand(),
 		a.expireCommand(), a.compactCommand(), a.policyCommand(), a.holdCommand(), a.lockCommand(), a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(),
 		a.storeCommand(), a.mediaCommand(), a.doctorCommand(), a.versionCommand())
 	for _, sub := range c.Commands() {

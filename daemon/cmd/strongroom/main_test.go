@@ -21,6 +21,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"strongroom/custody/rescue"
+	"strongroom/daemon/drill/sandbox"
 	"strongroom/source/postgres/pgtest"
 )
 
@@ -33,7 +34,7 @@ func (w withCluster) Run() int { return pgtest.Main(w.m) }
 // when it is started by that name.
 func TestMain(m *testing.M) {
 	testscript.Main(withCluster{m}, map[string]func(){"strongroom": main, "strongroom-recover": recoverMain, "generate": generateMain, "measured": measuredMain,
-		"traced": tracedMain, "filtered": filteredMain})
+		"traced": tracedMain, "filtered": filteredMain, sandbox.Program: main})
 }
 
 func recoverMain() {

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"strongroom/source/postgres/pgtest"
+)
+
+func drilled(t *testing.T, o outcome) string {
+	t.Helper()
+	m := regexp.MustCompile(`(?m)^receipt (\S+)$`).FindStringSubmatch(o.stdout)
+	if m == nil {
+		t.Fatalf("no receipt in\n%s\n%s", o.stdout, o.stderr)
+	}
+	return m[1]
+}
+
+func TestDrillOfADatabase(t *testing.T) {
+	srv := pgtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, smallZoo)
+	stores, paths := threeDirs(t)
+	b := newBox(t, stores, pgDataset("crm", srv.URL(db, "postgres"))+
+		"rto = \"4h\"\nrpo = \"8d\"\n[[tenant.dataset.assert]]\nname = \"customers\"\nsql = \"SELECT count(*) FROM customers\"\nexpect = \"20000\"\n")
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if o := b.run(0, "drill", "list"); o.stdout != "no drills\n" {
+		t.Error(o.stdout)
+	}
+	b.run(10, "drill", "run", "acme/crm")
+	b.run(0, "backup", "acme/crm")
+
+	o := b.run(0, "drill", "run", "acme/crm", "--step", "all")
+	for _, want := range []string{"PASS  acme/crm@", "content     pass", "assertions  pass     1 of 1", "degraded    pass     3 of 3", ", within 4h0m0s"} {
+		if !strings.Contains(o.stdout, want) {
+			t.Errorf("no %q in\n%s", want, o.stdout)
+		}
+	}
+	id := drilled(t, o)
+	if o := b.run(0, "drill", "show", id, "--html"); !strings.Contains(o.stdout, "confidential") || !strings.Contains(o.stdout, "public.customers") || strings.Contains(o.stdout, "ZgotmplZ") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "drill", "list"); !strings.Contains(o.stdout, id+"  PASS") {
+		t.Error(o.stdout)
+	}
+
+	// A store is away, and is not: all that it takes are the others.
+	if o := b.run(0, "drill", "run", "acme/crm", "--without", "one"); !strings.Contains(o.stdout, "PASS") {
+		t.Error(o.stdout)
+	}
+	b.run(64, "drill", "run", "acme/crm", "--without", "none")
+	if o := b.run(3, "drill", "run", "acme/crm", "--step", "inventory,bytes"); !strings.Contains(o.stdout, "content     unasked") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "drill", "run", "acme/crm", "--must-fail", "role"); !strings.Contains(o.stdout, "FAIL") {
+		t.Error(o.stdout)
+	}
+
+	// Whoever changes a receipt, or a byte on more stores than may be lost.
+	file := b.path("state", "receipts", id+".json")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.Replace(text, []byte("20000"), []byte("20001"), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.run(65, "drill", "show", id)
+	b.run(65, "drill", "list")
+	for _, p := range paths[:2] {
+		flipShards(t, p)
+	}
+	if o := b.run(65, "drill", "run", "acme/crm"); !regexp.MustCompile(`FAIL .*\n(?s:.*)bytes +fail`).MatchString(o.stdout) {
+		t.Error(o.stdout)
+	}
+}
+
+// flipShards changes a byte in the middle of every shard of a store.
+func flipShards(t *testing.T, store string) {
+	t.Helper()
+	n := 0
+	err := filepath.WalkDir(store, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasPrefix(d.Name(), "s-") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		for i := len(b) / 4; i < len(b)*3/4; i += 512 {
+			b[i] ^= 1
+		}
+		n++
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+		return os.WriteFile(path, b, 0o600)
+	})
+	if err != nil || n == 0 {
+		t.Fatalf("%d shards: %v", n, err)
+	}
+}
+
+func TestDrillOfFilesAndOutput(t *testing.T) {
+	stores, _ := threeDirs(t)
+	dir := t.TempDir()
+	for name, text := range map[string]string{"a": "one", "b": strings.Repeat("two", 100000), "sub/c": ""} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o640); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink("a", filepath.Join(dir, "link")); err != nil {
+		t.Fatal(err)
+	}
+	checker := filepath.Join(t.TempDir(), "checker")
+	if err := os.WriteFile(checker, []byte("#!/bin/sh\ngrep -q needle \"$1\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	b := newBox(t, stores, fmt.Sprintf("[[tenant.dataset]]\nname = \"www\"\nsource = \"files\"\npath = %q\n", dir)+
+		commandDataset("good", "/bin/echo", "a needle")+fmt.Sprintf("checker = [%q]\n", checker)+
+		commandDataset("bad", "/bin/echo", "hay")+fmt.Sprintf("checker = [%q]\n", checker))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	for _, d := range []string{"www", "good", "bad"} {
+		b.run(0, "backup", "acme/"+d)
+	}
+	if o := b.run(0, "drill", "run", "acme/www"); !strings.Contains(o.stdout, "PASS") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "drill", "run", "acme/good"); !strings.Contains(o.stdout, "PASS") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(65, "drill", "run", "acme/bad"); !strings.Contains(o.stdout, "checker checker: expected exit code 0") {
+		t.Error(o.stdout)
+	}
+}
