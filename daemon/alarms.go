@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -69,6 +70,14 @@ func (d *Daemon) wakeTeller(yes bool) {
 // judge raises and clears alarms by how a run ended. What was cancelled or
 // skipped says nothing.
 func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome state.Outcome, reason string) {
+	switch {
+	case t.Kind == state.Drill && outcome == state.Failed:
+		e := d.event(notify.DrillFailed, t)
+		e.Run = int64(id)
+		d.raise(ctx, t, e, reason)
+	case t.Kind == state.Drill && outcome == state.OK:
+		d.clear(ctx, t, notify.DrillFailed, d.messages(d.event(notify.Recovered, t)))
+	}
 	if t.Kind != state.Backup {
 		return
 	}
@@ -85,6 +94,25 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 			d.wakeTeller(true)
 		}
 		d.clear(ctx, t, notify.Overdue, good)
+		d.protect(ctx, t)
+	}
+}
+
+// protect drills a dataset that never passed one, at once: before, it may not be
+// called protected.
+func (d *Daemon) protect(ctx context.Context, t Task) {
+	health, err := d.c.DB.Datasets(ctx)
+	if err != nil {
+		d.c.Log.Error("health not read", "error", err)
+		return
+	}
+	for _, h := range health {
+		if h.Tenant == t.Tenant && h.Dataset == t.Dataset && !h.Protected() {
+			job := fmt.Sprintf("%s:%s/%s", state.Drill, t.Tenant, t.Dataset)
+			if _, err := d.Start(ctx, job); err != nil && !errors.Is(err, ErrNoJob) && !errors.Is(err, state.ErrRunning) {
+				d.c.Log.Error("the first drill does not begin", "job", job, "error", err)
+			}
+		}
 	}
 }
 

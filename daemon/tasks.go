@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
 	"strongroom/daemon/notify"
@@ -38,6 +39,14 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
 					return backup(ctx, s, t, d, "strongroom "+version, r)
+				}})
+			id = fmt.Sprintf("%s:%s/%s", state.Drill, t.Name, d.Name)
+			if spec, err = schedule.Compile(d.DrillScheduleOf(), id, time.LoadLocation); err != nil {
+				return nil, fmt.Errorf("drill_schedule of %s/%s: %w", t.Name, d.Name, err)
+			}
+			out = append(out, Task{Job: id, Kind: state.Drill, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
+				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
+					return drillOf(ctx, s, t.Name, d.Name, r)
 				}})
 		}
 	}
@@ -89,4 +98,18 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 		reasons = append(reasons, "stopped before all was done")
 	}
 	return outcome, strings.Join(reasons, "; "), nil
+}
+
+// drillOf restores the newest snapshot in a sandbox and says what that showed.
+func drillOf(ctx context.Context, s *job.Site, tenant, dataset string, r Reporter) (state.Outcome, string, error) {
+	r.Phase("drill")
+	got, err := s.Drill(ctx, tenant, dataset, "", job.DrillOptions{})
+	if err != nil {
+		return "", "", err
+	}
+	outcome, ok := map[receipt.Verdict]state.Outcome{receipt.PASS: state.OK, receipt.PARTIAL: state.Partial, receipt.FAIL: state.Failed, receipt.INFRA: state.Infra}[got.Verdict]
+	if !ok {
+		return "", "", fmt.Errorf("drill %s has verdict %q", got.ID, got.Verdict)
+	}
+	return outcome, "receipt " + got.ID + ": " + string(got.Verdict), nil
 }

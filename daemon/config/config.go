@@ -136,6 +136,9 @@ type Dataset struct {
 	Keep *Keep `toml:"keep"`
 	// Schedule is when the daemon takes snapshots; default weekly, Sunday 02:30.
 	Schedule *schedule.Config `toml:"schedule"`
+	// DrillSchedule is when the daemon drills the newest one; default weekly,
+	// Sunday 04:30.
+	DrillSchedule *schedule.Config `toml:"drill_schedule"`
 	Hooks
 	Proof
 }
@@ -420,8 +423,11 @@ func (d Dataset) check() error {
 	if err := d.Hooks.check(); err != nil {
 		return err
 	}
-	if err := d.checkSchedule(); err != nil {
+	if err := checkSchedule(d.ScheduleOf()); err != nil {
 		return within(err, "tenant.dataset.schedule", [3]int{}, "schedule")
+	}
+	if err := checkSchedule(d.DrillScheduleOf()); err != nil {
+		return within(err, "tenant.dataset.drill_schedule", [3]int{}, "drill_schedule")
 	}
 	if err := d.Proof.check(); err != nil {
 		return err

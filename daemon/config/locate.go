@@ -104,7 +104,7 @@ func ordinal(table string, seen map[string]int) [3]int {
 		return [3]int{seen["tenant"], seen[table]}
 	case "tenant.dataset.assert":
 		return [3]int{seen["tenant"], seen["tenant.dataset"], seen[table]}
-	case "tenant.dataset.keep", "tenant.dataset.schedule":
+	case "tenant.dataset.keep", "tenant.dataset.schedule", "tenant.dataset.drill_schedule":
 		return [3]int{seen["tenant"], seen["tenant.dataset"]}
 	}
 	return [3]int{}

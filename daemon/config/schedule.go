@@ -22,8 +22,16 @@ func (d Dataset) ScheduleOf() schedule.Config {
 	return *d.Schedule
 }
 
-func (d Dataset) checkSchedule() error {
-	_, err := schedule.Compile(d.ScheduleOf(), d.Name, time.LoadLocation)
+// DrillScheduleOf is when the daemon drills the dataset's newest snapshot.
+func (d Dataset) DrillScheduleOf() schedule.Config {
+	if d.DrillSchedule == nil {
+		return schedule.Config{At: "30 4 * * 0"}
+	}
+	return *d.DrillSchedule
+}
+
+func checkSchedule(c schedule.Config) error {
+	_, err := schedule.Compile(c, "any", time.LoadLocation)
 	if e := (*schedule.Error)(nil); errors.As(err, &e) {
 		return bad(e.Key, "%s", e.Error())
 	}

@@ -66,17 +66,19 @@ func (s *service) ends(sig syscall.Signal, within time.Duration) {
 	}
 }
 
-// outcomes lists how runs ended, newest first; one that goes on is "".
+// outcomes lists how backups ended, newest first; one that goes on is "".
 func (b *testBox) outcomes() (out []string) {
 	b.t.Helper()
 	var v struct {
-		Runs []struct{ Outcome string }
+		Runs []struct{ Kind, Outcome string }
 	}
 	if err := json.Unmarshal([]byte(b.run(0, "runs", "--json").stdout), &v); err != nil {
 		b.t.Fatal(err)
 	}
 	for _, r := range v.Runs {
-		out = append(out, r.Outcome)
+		if r.Kind == "backup" {
+			out = append(out, r.Outcome)
+		}
 	}
 	return out
 }
@@ -134,6 +136,12 @@ func TestTheDaemonGoesOnWhereItWas(t *testing.T) {
 	b.run(0, "restore", "acme/crm", "--to", b.path("out"))
 	if info, err := os.Stat(b.path("out")); err != nil || info.Size() != 3_000_004 {
 		t.Errorf("%v, %v", info, err)
+	}
+
+	// The first snapshot is drilled at once: only then it counts as protected.
+	until(t, "the first drill", func() bool { return strings.Contains(b.run(0, "status", "--json").stdout, `"protected":true`) })
+	if o := b.run(0, "drill", "list"); !strings.Contains(o.stdout, "PASS") {
+		t.Error(o.stdout)
 	}
 
 	// A bad configuration changes nothing, and says so; a good one counts.
