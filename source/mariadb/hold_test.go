@@ -1,8 +1,10 @@
 package mariadb
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io"
@@ -319,5 +321,49 @@ func TestTablesThatCannotBeDumpedAreRefused(t *testing.T) {
 		if _, err := dump(t.Context(), newSource(t, Config{URL: srv.URL(db, "root"), Lock: true})); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+// lossy gives all rows of a query but the last.
+type lossy struct{ driver.QueryerContext }
+
+type lossyRows struct {
+	driver.Rows
+	next []driver.Value
+	end  error
+}
+
+func (l lossy) QueryContext(ctx context.Context, sql string, args []driver.NamedValue) (driver.Rows, error) {
+	rows, err := l.QueryerContext.QueryContext(ctx, sql, args)
+	if err != nil || strings.HasPrefix(sql, "SELECT COUNT(*)") {
+		return rows, err
+	}
+	r := &lossyRows{Rows: rows, next: make([]driver.Value, len(rows.Columns()))}
+	r.end = rows.Next(r.next)
+	return r, nil
+}
+
+func (r *lossyRows) Next(to []driver.Value) error {
+	for i, v := range r.next {
+		if b, ok := v.([]byte); ok {
+			v = bytes.Clone(b)
+		}
+		to[i] = v
+	}
+	if r.end == nil {
+		r.end = r.Rows.Next(r.next)
+	}
+	return r.end
+}
+
+func TestARowThatIsLostOnTheWayIsNoticed(t *testing.T) {
+	srv := mariadbtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, "CREATE TABLE t (i INT PRIMARY KEY, t TEXT); INSERT INTO t SELECT seq, 'x' FROM seq_1_to_100")
+	snap := open(t, newSource(t, Config{URL: srv.URL(db, "root"), Jobs: 1}))
+	c := snap.(*snapshot).held.workers[0]
+	c.q = lossy{c.q}
+	if _, err := drain(t.Context(), snap); err == nil || !strings.Contains(err.Error(), "the server sent 99 rows and counts 100") {
+		t.Errorf("got %v", err)
 	}
 }

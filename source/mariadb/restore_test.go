@@ -222,3 +222,39 @@ func TestStatementsOfAStreamAreWhatWasWritten(t *testing.T) {
 		t.Errorf("2000 rows in %d statements", n)
 	}
 }
+
+func TestStreamsOfAnotherFormAreRefused(t *testing.T) {
+	head := tableHead(table{Name: "t"})
+	for text, want := range map[string]string{
+		head + "INSERT INTO `t` (`i`) VALUES\n(1);\nINSERT INTO `u` (`i`) VALUES\n(2);\n" + tableEnd:        "rows of two tables",
+		head + "INSERT INTO `t` (`i`) VALUES\n(1);\nINSERT IGNORE INTO `t` (`j`) VALUES\n(2);\n" + tableEnd: "rows of two tables",
+		head + "DELETE FROM `t` (`i`) VALUES\n(1);\n" + tableEnd:                                            "bad head of a statement",
+		head + "INSERT INTO t (`i`) VALUES\n(1);\n" + tableEnd:                                              "bad head of a statement",
+		head + "INSERT INTO `t` (`i`) VALUES\nSELECT 1;\n" + tableEnd:                                       "bad row",
+		head + "INSERT INTO `t` (`i`) VALUES\n(1)\n" + tableEnd:                                             "bad end of a row",
+		head + "INSERT INTO `t` (`i`) VALUES\n(1);\n":                                                       "unexpected EOF",
+		head + "INSERT INTO `t` (`i`) VALUES\n(1);\nCOMMIT;\n":                                              "bad end of the rows",
+		head + "INSERT INTO `t` (`i`) VALUES\n(1);\n" + tableEnd + "\n":                                     "bad end of the rows",
+		"DROP TABLE t;\n" + head + tableEnd:                                                                 "bad head of the rows",
+	} {
+		in, err := inserts{r: bufio.NewReader(strings.NewReader(text))}, error(nil)
+		for err == nil {
+			_, err = in.next()
+		}
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+func FuzzScriptIsSplitIntoItsStatements(f *testing.F) {
+	f.Add("SELECT 1", "SELECT ';;'")
+	f.Add(";;1\n;;", "DELIMITER ;\n\n")
+	f.Add("", "\nDELIMITER ;;\n")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		got, err := splitScript(append(append([]byte(head), script("Two", []string{a, b})...), foot...))
+		if err != nil || !slices.Equal(got, []string{a, b}) {
+			t.Errorf("%q, %q: %q, %v", a, b, got, err)
+		}
+	})
+}
