@@ -28,7 +28,7 @@ type Plan struct {
 	// Stored is the snapshot, read from the stores under test alone.
 	Stored source.Stored
 	// Base has what a receipt says before anything was done: of what, from where,
-	// by whom.
+	// by whom, and perhaps since when.
 	Base receipt.Receipt
 	// Hashes are the BLAKE3 of the streams as the manifest has them, in hex.
 	Hashes map[string]string
@@ -127,7 +127,12 @@ func Run(ctx context.Context, p Plan) (*receipt.Receipt, error) {
 		p.Jobs = 2
 	}
 	r := &run{Plan: p, out: p.Base, steps: map[string]receipt.Step{}}
-	r.out.Format, r.out.Started, r.out.MustFail = receipt.Format, p.Now(), string(p.Fault)
+	r.out.Format, r.out.MustFail = receipt.Format, string(p.Fault)
+	if r.out.Started.IsZero() {
+		r.out.Started = p.Now()
+	} else {
+		r.phase("find and open the snapshot", r.out.Started)
+	}
 	if p.Unreadable != nil {
 		r.inventory(p.Base.Snapshot.Engine)
 		r.set(receipt.Bytes, []receipt.Check{equal("the snapshot can be opened", "yes", "no")}, r.far(p.Unreadable))

@@ -241,7 +241,7 @@ func (e *workEngine) tables(d sqlite.Detail) []receipt.Check {
 			same++
 		}
 	}
-	out := []receipt.Check{equal("schema and tables as they were counted", fmt.Sprint(len(want)), fmt.Sprint(same))}
+	var out []receipt.Check
 	for name := range got {
 		if _, ok := want[name]; !ok && name != "schema" && !slices.ContainsFunc(d.Tables, func(t sqlite.Table) bool { return "rows of "+t.Name == name }) {
 			out = append(out, receipt.Check{Name: name, Expected: "no such table", Actual: got[name]})
@@ -249,7 +249,8 @@ func (e *workEngine) tables(d sqlite.Detail) []receipt.Check {
 			delete(got, name)
 		}
 	}
-	return append(out, differences("database:", want, got)...)
+	out = append(out, differences("database:", want, got)...)
+	return append(out, equal("schema and tables as they were counted", fmt.Sprint(len(want)), fmt.Sprint(same)))
 }
 
 func (e *workEngine) checks(ctx context.Context) ([]receipt.Check, error) {

@@ -44,13 +44,14 @@ type drilling struct {
 	members []spread.Member // with those withheld absent
 	list    *repo.Listing
 	snap    *repo.Snapshot
+	started time.Time
 }
 
 // Drill restores a snapshot in a sandbox, compares it with what was recorded,
 // and files the signed receipt, whatever it says.
 func (s *Site) Drill(ctx context.Context, tenant, dataset, snapshot string, o DrillOptions) (*receipt.Receipt, error) {
 	defer s.lease("drill", tenant, dataset)()
-	d := &drilling{s: s, o: o, dataset: dataset}
+	d := &drilling{s: s, o: o, dataset: dataset, started: time.Now()}
 	if err := d.find(ctx, tenant, snapshot); err != nil {
 		return nil, err
 	}
@@ -172,8 +173,7 @@ func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 }
 
 func (d *drilling) base() receipt.Receipt {
-	now := time.Now().UTC()
-	r := receipt.Receipt{ID: now.Format("20060102t150405z-") + strings.ToLower(rand.Text()[:8]), Tenant: d.t.Name, Dataset: d.dataset, Level: string(d.t.Level),
+	r := receipt.Receipt{Started: d.started, ID: d.started.UTC().Format("20060102t150405z-") + strings.ToLower(rand.Text()[:8]), Tenant: d.t.Name, Dataset: d.dataset, Level: string(d.t.Level),
 		Tool: d.o.Tool, Snapshot: receipt.Snapshot{ID: d.snap.ID(), Manifest: d.snap.HexHash(), Generation: d.snap.Generation.String(),
 			Epoch: d.snap.Epoch, Sequence: d.snap.Sequence, Point: d.snap.Time.UTC()}}
 	if e := d.snap.Entry; e != nil {

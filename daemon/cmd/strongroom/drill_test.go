@@ -141,3 +141,28 @@ func TestDrillOfFilesAndOutput(t *testing.T) {
 		t.Error(o.stdout)
 	}
 }
+
+// TestDrillFigures drills a database of 100 MB and prints how long each phase
+// took: STRONGROOM_FIGURES=1.
+func TestDrillFigures(t *testing.T) {
+	if os.Getenv("STRONGROOM_FIGURES") == "" {
+		t.Skip("STRONGROOM_FIGURES=1 measures a drill of 100 MB")
+	}
+	srv := pgtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, `CREATE TABLE customers (id int PRIMARY KEY, name text, mail text, at timestamptz, note text);
+INSERT INTO customers SELECT g, 'name ' || md5(g::text), md5((g * 7)::text) || '@example.net', timestamptz '2024-01-01' + g * interval '1 min', repeat(md5((g % 5000)::text), 3)
+	FROM generate_series(1, 150000) g;
+CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers, total numeric(9,2), what text);
+INSERT INTO orders SELECT g, 1 + g * 7919::bigint % 150000, g % 1000 * 1.01, md5(g::text) FROM generate_series(1, 550000) g;
+CREATE INDEX ON orders (customer); CREATE INDEX ON customers (mail); ANALYZE`)
+	t.Logf("database %s, tables alone %s", srv.Query(t, db, "SELECT pg_size_pretty(pg_database_size(current_database()))"),
+		srv.Query(t, db, "SELECT pg_size_pretty(sum(pg_table_size(c.oid))) FROM pg_class c WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"))
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, pgDataset("crm", srv.URL(db, "postgres")))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	b.run(0, "backup", "acme/crm")
+	for range 3 {
+		t.Log(b.run(0, "drill", "run", "acme/crm").stdout)
+	}
+}
