@@ -306,7 +306,8 @@ func (e *pgEngine) content(ctx context.Context) ([]receipt.Object, []receipt.Che
 	for _, o := range rows {
 		objects = append(objects, *o)
 	}
-	return objects, e.compare(copied, columns), nil
+	schema, err := e.schema(ctx)
+	return objects, append(e.compare(copied, columns), schema...), err
 }
 
 func counted(f source.Facts) receipt.Count {

@@ -21,6 +21,7 @@ type Content struct {
 	Database  string
 	Version   string
 	Major     int
+	Dumper    string // version of the pg_dump that wrote the schema; of records only
 	Encoding  string
 	Locale    string // collation, character type, provider, ICU locale
 	Collation string // version of the collation's library
@@ -42,6 +43,11 @@ type Content struct {
 	Superusers []string          // of these
 }
 
+// SchemaStreams are the streams of pg_dump's text, by its name of the section.
+func SchemaStreams() map[string]string {
+	return map[string]string{"pre-data": preDataStream, "post-data": postDataStream}
+}
+
 // LargeObjects is what Facts.Object of the large objects is.
 const LargeObjects = "large objects"
 
@@ -51,7 +57,7 @@ func Recorded(stored source.Stored) (Content, error) {
 	if err != nil {
 		return Content{}, fmt.Errorf("postgres: %w", err)
 	}
-	c := Content{Database: d.Database, Version: d.Server, Major: d.Major, Encoding: d.Encoding, Locale: d.Locale.text(), Collation: d.Locale.Version,
+	c := Content{Database: d.Database, Version: d.Server, Major: d.Major, Dumper: d.PgDump, Encoding: d.Encoding, Locale: d.Locale.text(), Collation: d.Locale.Version,
 		Facts: map[string]source.Facts{}, Objects: d.Objects, ObjectCount: d.ObjectCount, ObjectHash: d.ObjectHash, Extensions: versions(d.Extensions)}
 	for _, r := range d.Roles {
 		c.Roles = append(c.Roles, r.Name)
