@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/tlog"
+
 	"strongroom/custody/keys"
 	"strongroom/repo/store"
 )
@@ -367,5 +369,48 @@ func TestHarmedCopyIsNotRebuilt(t *testing.T) {
 			t.Errorf("%s: something is left", key)
 		}
 		s.objects[key] = whole
+	}
+}
+
+// Who has the catalogue key, and not the box's, can seal other entries.
+func TestEntriesOfAnotherHandAreNotRebuilt(t *testing.T) {
+	c := testConfig(filepath.Join(t.TempDir(), "ledger"))
+	l, s := newLedger(t, c), newShelf(t)
+	p := Place{"s", s}
+	do(t, l, act(tenantA, Backup), Done)
+	copyTo(t, l, p)
+	key := tileKey(tenantA, 1, tlog.Tile{H: tileHeight, L: -1, N: 0, W: 3})
+	plain, err := openTile(catalogues[tenantA], key, s.objects[key])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.objects[key], err = sealTile(catalogues[tenantA], key, bytes.Replace(plain, []byte(`"nora"`), []byte(`"nina"`), 1)); err != nil {
+		t.Fatal(err)
+	}
+	c.Path, c.Incarnation = filepath.Join(t.TempDir(), "again"), 2
+	if err := Rebuild(context.Background(), c, p, secretOf); !errors.Is(err, ErrTampered) {
+		t.Errorf("rebuilt of changed entries: %v", err)
+	}
+}
+
+func TestGapCoversWhatWasLostAndNoMore(t *testing.T) {
+	g := gap{tenant: tenantA, from: 10, to: 20, root: tlog.Hash{1}, incarnation: 3}
+	for _, c := range []struct {
+		what string
+		c    Checkpoint
+		want bool
+	}{
+		{"the anchor", Checkpoint{Tenant: tenantA, Size: 20, Root: tlog.Hash{1}, Incarnation: 3}, true},
+		{"another of its size", Checkpoint{Tenant: tenantA, Size: 20, Root: tlog.Hash{2}, Incarnation: 3}, false},
+		{"one between", Checkpoint{Tenant: tenantA, Size: 11, Root: tlog.Hash{9}, Incarnation: 3}, true},
+		{"an earlier incarnation's", Checkpoint{Tenant: tenantA, Size: 11, Root: tlog.Hash{9}, Incarnation: 2}, true},
+		{"of what both have", Checkpoint{Tenant: tenantA, Size: 10, Root: tlog.Hash{9}, Incarnation: 3}, false},
+		{"beyond", Checkpoint{Tenant: tenantA, Size: 21, Root: tlog.Hash{1}, Incarnation: 3}, false},
+		{"a later incarnation's", Checkpoint{Tenant: tenantA, Size: 11, Root: tlog.Hash{9}, Incarnation: 4}, false},
+		{"another log's", Checkpoint{Tenant: tenantB, Size: 20, Root: tlog.Hash{1}, Incarnation: 3}, false},
+	} {
+		if g.covers(c.c) != c.want {
+			t.Errorf("%s: covered %v, want %v", c.what, !c.want, c.want)
+		}
 	}
 }

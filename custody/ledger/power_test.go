@@ -127,6 +127,8 @@ func TestPowerCutsLoseNothingThatWasAcknowledged(t *testing.T) {
 		step := 3
 		if storetest.Full() {
 			step = 1
+		} else if testing.Short() { // beside the race detector
+			step = 10
 		}
 		runs.Seeds(2, 100, func(t *testing.T, seed uint64) {
 			cuts := 0
