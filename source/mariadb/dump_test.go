@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -178,5 +180,15 @@ func TestPlainDumpLoadsThroughTheClient(t *testing.T) {
 	}
 	if _, err := os.Lstat("/tmp/pwned"); err == nil {
 		t.Error("the client obeyed what is in a row")
+	}
+	// Whatever might get past the quotes, the first line takes the client's own
+	// commands away.
+	mark := filepath.Join(t.TempDir(), "obeyed")
+	first, _, _ := strings.Cut(m.plain(t), "\n")
+	cmd := exec.Command("/usr/bin/mariadb", "--no-defaults", "--socket="+srv.Socket, "-uroot", to)
+	cmd.Stdin = strings.NewReader(first + "\n\\! touch " + mark + "\n")
+	out, err := cmd.CombinedOutput()
+	if _, serr := os.Lstat(mark); serr == nil || err == nil {
+		t.Errorf("the client runs programs: %v, %s", err, out)
 	}
 }

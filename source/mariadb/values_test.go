@@ -43,7 +43,7 @@ func TestValuesComeBackBitForBit(t *testing.T) {
 }
 
 func TestServersWithOtherDefaults(t *testing.T) {
-	srv := mariadbtest.Own(t, "--transaction-isolation=READ-COMMITTED", "--sql-mode=ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH", "--default-time-zone=-03:30",
+	srv := mariadbtest.Own(t, "--transaction-isolation=READ-COMMITTED", "--sql-mode=ANSI,NO_BACKSLASH_ESCAPES,PAD_CHAR_TO_FULL_LENGTH", "--default-time-zone=+05:45",
 		"--character-set-server=latin1", "--autocommit=0", "--skip-log-bin", "--lower-case-table-names=0", "--net-write-timeout=1", "--wait-timeout=2", "--max-statement-time=1")
 	db := srv.CreateDatabase(t, "CHARACTER SET utf8mb4 COLLATE utf8mb4_unicode_ci")
 	srv.Exec(t, db, "SET sql_mode = '';"+zooSQL+"COMMIT")
