@@ -136,8 +136,6 @@ func (r *run) assertions(ctx context.Context) {
 		r.set(receipt.Assertions, out, here("the sandbox died"))
 		return
 	}
-	slices.SortStableFunc(out, func(a, b receipt.Check) int {
-		return map[bool]int{false: 0, true: 1}[a.OK] - map[bool]int{false: 0, true: 1}[b.OK]
-	})
+	slices.SortStableFunc(out, func(a, b receipt.Check) int { return last(a.OK) - last(b.OK) })
 	r.set(receipt.Assertions, out, nil)
 }

@@ -3,6 +3,7 @@ package drill
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -126,7 +127,7 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 		return nil
 	}
 	if largest < 0 {
-		return fmt.Errorf("%w: no stream has rows", ErrFault)
+		return d.putBytes(f)
 	}
 	d.target = d.streams[largest].Name
 	rows := d.streams[largest].Facts.Rows
@@ -170,6 +171,44 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 		d.change = func(r io.Reader) io.Reader { return io.LimitReader(r, half) }
 	}
 	return nil
+}
+
+// putBytes puts a fault into the largest stream of a snapshot without rows.
+func (d *doctored) putBytes(f Fault) error {
+	if len(d.streams) == 0 {
+		return fmt.Errorf("%w: there is no stream", ErrFault)
+	}
+	s := slices.MaxFunc(d.streams, func(a, b source.StreamInfo) int { return cmp.Compare(a.Length, b.Length) })
+	d.target = s.Name
+	var keep int64
+	switch f {
+	case FlipByte:
+		d.change = func(r io.Reader) io.Reader { return &flipped{r: r, at: s.Length / 2} }
+		return nil
+	case LastBuffer:
+		keep = s.Length * 9 / 10
+	case Truncate:
+		keep = s.Length / 2
+	default:
+		return fmt.Errorf("%w: no stream has rows", ErrFault)
+	}
+	d.change = func(r io.Reader) io.Reader { return io.LimitReader(r, keep) }
+	return nil
+}
+
+// flipped changes one bit of the byte at a place.
+type flipped struct {
+	r  io.Reader
+	at int64
+}
+
+func (f *flipped) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if f.at >= 0 && f.at < int64(n) {
+		p[f.at] ^= 1
+	}
+	f.at -= int64(n)
+	return n, err
 }
 
 // drop leaves an object's streams out, and what was counted of them.

@@ -49,6 +49,8 @@ type Plan struct {
 	// under test. Incomplete is what the snapshot itself says that it lacks.
 	Unreadable error
 	Incomplete string
+	// Blind is why the inventory cannot tell: stores do not answer.
+	Blind error
 	// Away tells errors of stores that do not answer: they say nothing about the
 	// backup. nil: none are.
 	Away func(error) bool
@@ -215,7 +217,11 @@ func (r *run) skip(why string, names ...string) {
 }
 
 func (r *run) inventory(engine string) {
-	r.set(receipt.Inventory, append(slices.Clone(r.Inventory), equal("engine of the snapshot", r.Base.Snapshot.Engine, engine)), nil)
+	var blind error
+	if r.Blind != nil && !slices.ContainsFunc(r.Inventory, func(c receipt.Check) bool { return !c.OK }) {
+		blind = errHere{r.Blind}
+	}
+	r.set(receipt.Inventory, append(slices.Clone(r.Inventory), equal("engine of the snapshot", r.Base.Snapshot.Engine, engine)), blind)
 	if s := r.steps[receipt.Inventory]; r.Incomplete != "" && s.Status == receipt.Passed {
 		s.Status, s.Why = receipt.Partial, r.Incomplete
 		r.steps[receipt.Inventory] = s
@@ -360,6 +366,7 @@ func (r *run) broken(err error) error {
 const maxListed = 2000
 
 func (r *run) columns(objects []receipt.Object, checks []receipt.Check, err error) {
+	slices.SortFunc(objects, func(a, b receipt.Object) int { return strings.Compare(a.Name, b.Name) })
 	same := 0
 	for i := range objects {
 		objects[i].OK = objects[i].Equal()
@@ -372,22 +379,23 @@ func (r *run) columns(objects []receipt.Object, checks []receipt.Check, err erro
 		}
 	}
 	total := receipt.Check{Name: "objects whose three columns are equal", Expected: fmt.Sprint(len(objects)), Actual: fmt.Sprint(same), OK: same == len(objects)}
-	slices.SortStableFunc(objects, func(a, b receipt.Object) int {
-		if a.OK != b.OK {
-			return map[bool]int{false: -1, true: 1}[a.OK]
-		}
-		return strings.Compare(a.Name, b.Name)
-	})
+	slices.SortStableFunc(objects, func(a, b receipt.Object) int { return last(a.OK) - last(b.OK) })
 	if len(objects) > maxListed {
 		r.out.ContentLeft = len(objects) - maxListed
 		objects = objects[:maxListed]
 	}
 	r.out.Content = objects
 	// What differs first: it is what the step is known by.
-	slices.SortStableFunc(checks, func(a, b receipt.Check) int {
-		return map[bool]int{false: 0, true: 1}[a.OK] - map[bool]int{false: 0, true: 1}[b.OK]
-	})
+	slices.SortStableFunc(checks, func(a, b receipt.Check) int { return last(a.OK) - last(b.OK) })
 	r.set(receipt.Content, append(checks, total), err)
+}
+
+// last sorts what is as it should be behind what is not.
+func last(ok bool) int {
+	if ok {
+		return 1
+	}
+	return 0
 }
 
 func count(c receipt.Count) string {

@@ -115,15 +115,3 @@ func TestLieInTheManifestIsFound(t *testing.T) {
 		}
 	}
 }
-
-// The drill's own reading of the copy may be what sees too little.
-func TestCopyReadWithTheWrongEyesFails(t *testing.T) {
-	srv := pgtest.Start(t)
-	m := pgDump(t, srv, shop(t, srv))
-	p := plan(t, m)
-	p.Assertions = []Assertion{{Name: "seen", SQL: "SELECT count(*) FROM secrets", Expect: "1"}}
-	r := mustRun(t, p)
-	if s := step(t, r, receipt.Assertions); s.Status != receipt.Failed || s.Why != "seen: expected 1, found 2" {
-		t.Errorf("%+v", s)
-	}
-}

@@ -56,3 +56,15 @@ func loadedFrom(p Plan, m *memory, stream, old, new string) Plan {
 	p.Stored = &fickle{memory: m, stream: stream, first: changed}
 	return p
 }
+
+// Names and rows come in the database's own encoding.
+func TestDatabasesInOtherEncodingsPass(t *testing.T) {
+	srv := pgtest.Start(t)
+	for _, encoding := range []string{"LATIN1", "SQL_ASCII"} {
+		db := srv.CreateDatabase(t, "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C' ENCODING '"+encoding+"'")
+		srv.Exec(t, db, "CREATE TABLE \"ü\" (\"ß\" serial, t text DEFAULT 'ä'); INSERT INTO \"ü\" VALUES (1, 'ö')")
+		if r := mustRun(t, plan(t, pgDump(t, srv, db))); r.Verdict != receipt.PASS {
+			t.Errorf("%s: %s %q", encoding, r.Verdict, r.Why)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package drill
 import (
 	"bytes"
 	"database/sql"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -153,6 +154,18 @@ func TestOutputSnapshotAndItsChecker(t *testing.T) {
 		if r := mustRun(t, p); r.Verdict != want {
 			t.Errorf("%s: %s", pattern, show(r))
 		}
+	}
+	for _, f := range []Fault{FlipByte, LastBuffer, Truncate} {
+		p := plan(t, m)
+		p.Fault = f
+		if r := mustRun(t, p); r.Verdict != receipt.FAIL || step(t, r, receipt.Bytes).Status != receipt.Failed || step(t, r, receipt.Content).Status != receipt.Failed {
+			t.Errorf("%s: %s", f, show(r))
+		}
+	}
+	halved := plan(t, m)
+	halved.Fault = HalfRows
+	if _, err := Run(t.Context(), halved); !errors.Is(err, ErrFault) {
+		t.Errorf("rows of a snapshot without any: %v", err)
 	}
 	less := *m
 	less.detail = bytes.Replace(m.detail, []byte(`"bytes":9`), []byte(`"bytes":8`), 1)

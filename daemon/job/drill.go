@@ -139,7 +139,7 @@ func (d *drilling) listing(ctx context.Context, members []spread.Member) (*repo.
 // plan says what is to be done.
 func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 	p := drill.Plan{Base: d.base(), Asked: d.o.Steps, Fault: drill.Fault(d.o.Fault), Checker: d.cfg.Checker, Jobs: min(d.cfg.Jobs, 8), RTO: d.cfg.RTO.Duration, RPO: d.cfg.RPO.Duration,
-		Inventory: d.inventory(), Degraded: d.degraded, Log: d.s.Log, Away: d.away(d.list, len(d.o.Without)), Hidden: d.hidden(),
+		Inventory: d.inventory(), Blind: d.blind(), Degraded: d.degraded, Log: d.s.Log, Away: d.away(d.list, len(d.o.Without)), Hidden: d.hidden(),
 		Live: []string{d.s.Config.StateDir, d.cfg.Path}, Hashes: map[string]string{}}
 	if c := d.s.Config.Drill; c.Scratch != nil {
 		p.Disk = c.Scratch.Bytes
@@ -197,13 +197,24 @@ func (d *drilling) inventory() []receipt.Check {
 	if e := d.snap.Entry; e != nil {
 		tenant, dataset, level = e.Tenant, e.Dataset, e.Level
 	}
-	margin := d.list.Margin(d.snap)
-	out := []receipt.Check{same("tenant", d.t.Name, tenant), same("dataset", d.dataset, dataset), same("level", string(d.t.Level), level),
-		{Name: "shards of every pack on the stores under test", Expected: "enough to restore", Actual: fmt.Sprintf("%d more stores may be lost", margin), OK: margin >= 0}}
-	if margin < 0 {
-		out[3].Actual = "too few"
+	out := []receipt.Check{same("tenant", d.t.Name, tenant), same("dataset", d.dataset, dataset), same("level", string(d.t.Level), level)}
+	shards := receipt.Check{Name: "shards of every pack on the stores under test", Expected: "enough to restore", Actual: "too few"}
+	if margin := d.list.Margin(d.snap); margin >= 0 {
+		shards.Actual, shards.OK = fmt.Sprintf("%d more stores may be lost", margin), true
+	} else if d.silent() > 0 {
+		return out // nobody knows
 	}
-	return out
+	return append(out, shards)
+}
+
+// silent is how many of the stores under test do not answer.
+func (d *drilling) silent() int { return len(d.members) - len(d.o.Without) - d.list.Reached }
+
+func (d *drilling) blind() error {
+	if n := d.silent(); n > 0 && d.list.Margin(d.snap) < 0 {
+		return fmt.Errorf("%d of the stores under test do not answer, and the others have too few shards", n)
+	}
+	return nil
 }
 
 func same(name, expected, actual string) receipt.Check {

@@ -140,8 +140,13 @@ func Inspect(ctx context.Context, stored source.Stored, target Target) (_ Conten
 	}
 	tables = slices.DeleteFunc(tables, func(t table) bool { return !t.HasData })
 	c.Targets = map[string]string{}
+	enc := encoder{l.main, c.Encoding} // a stream is in that of its database
 	for _, t := range tables {
-		c.Targets[plainName(t.Object)] = t.Object + " " + columnList(t.Columns)
+		target, err := enc.bytes(ctx, t.Object+" "+columnList(t.Columns))
+		if err != nil {
+			return Content{}, err
+		}
+		c.Targets[plainName(t.Object)] = string(target)
 	}
 	c.Facts, err = l.inspectRows(ctx, tables)
 	return c, err

@@ -107,7 +107,7 @@ func flipShards(t *testing.T, store string) {
 }
 
 func TestDrillOfFilesAndOutput(t *testing.T) {
-	stores, _ := threeDirs(t)
+	stores, paths := threeDirs(t)
 	dir := t.TempDir()
 	for name, text := range map[string]string{"a": "one", "b": strings.Repeat("two", 100000), "sub/c": ""} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755); err != nil {
@@ -137,7 +137,21 @@ func TestDrillOfFilesAndOutput(t *testing.T) {
 	if o := b.run(0, "drill", "run", "acme/good"); !strings.Contains(o.stdout, "PASS") {
 		t.Error(o.stdout)
 	}
+	if o := b.run(0, "drill", "run", "acme/good", "--must-fail", "tenant"); !strings.Contains(o.stdout, "FAIL") || !strings.Contains(o.stdout, "BLAKE3") {
+		t.Error(o.stdout)
+	}
+	b.run(20, "drill", "run", "acme/good", "--must-fail", "partition")
+	b.run(64, "drill", "run", "acme/good", "--must-fail", "nothing")
 	if o := b.run(65, "drill", "run", "acme/bad"); !strings.Contains(o.stdout, "checker checker: expected exit code 0") {
+		t.Error(o.stdout)
+	}
+	// Stores that are away say nothing about what is on them.
+	for _, p := range paths[:2] {
+		if err := os.Rename(p, p+".away"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o := b.run(22, "drill", "run", "acme/www"); !strings.Contains(o.stdout, "INFRA") {
 		t.Error(o.stdout)
 	}
 }
