@@ -144,6 +144,7 @@ func Run(ctx context.Context, p Plan) (*receipt.Receipt, error) {
 	if err := r.prepare(ctx); err != nil {
 		return nil, err
 	}
+	defer r.close() // also of one that was stopped
 	r.inventory(r.Stored.Description().Engine)
 	r.work(ctx)
 	if err := ctx.Err(); err != nil {
@@ -411,6 +412,7 @@ func (r *run) close() {
 	}
 	start := r.Now()
 	gone, err := r.box.Close()
+	r.box = nil
 	if err != nil {
 		r.out.Notes = append(r.out.Notes, err.Error())
 	}

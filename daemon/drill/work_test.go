@@ -2,12 +2,15 @@ package drill
 
 import (
 	"bytes"
+	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"strongroom/custody/receipt"
 	"strongroom/source/command"
@@ -206,4 +209,46 @@ func TestPlansThatCouldTouchWhatLivesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+}
+
+// A drill that is stopped leaves no process, and with the last of them nothing
+// of the copy.
+func TestStoppedDrillLeavesNothing(t *testing.T) {
+	p := plan(t, sqliteDump(t, bookSQL))
+	p.Assertions = []Assertion{{Name: "a", SQL: "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n, people", Expect: "1", Timeout: time.Hour}}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Run(ctx, p)
+		ended <- err
+	}()
+	for deadline := time.Now().Add(time.Minute); len(children(t)) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing was started")
+		}
+	}
+	time.Sleep(300 * time.Millisecond) // into the assertion
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if c := children(t); len(c) > 0 {
+		t.Errorf("left: %q", c)
+	}
+}
+
+// children are the sandboxes of this process.
+func children(t *testing.T) (out []string) {
+	t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range all {
+		b, err := os.ReadFile(f)
+		if err == nil && strings.Contains(string(b), fmt.Sprintf("\nPPid:\t%d\n", os.Getpid())) && strings.Contains(string(b), "\nNSpid:") && !strings.Contains(string(b), "Name:\tpostgres") {
+			out = append(out, f)
+		}
+	}
+	return out
 }

@@ -17,6 +17,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "owner" {
+		owner()
+	}
 	if filepath.Base(os.Args[0]) == Program {
 		os.Exit(Inside(os.Args[1:], map[string]func([]string) error{"hang": func([]string) error { select {} }}))
 	}
@@ -188,5 +191,51 @@ func TestPathsThatAreShownCannotBeWritten(t *testing.T) {
 	out, err := sh(t, b, fmt.Sprintf("cat %s/f; echo x > %s/f", dir, dir))
 	if err == nil || !strings.Contains(out, "seen") || !strings.Contains(out, "Read-only") {
 		t.Errorf("%v %s", err, out)
+	}
+}
+
+// owner holds a sandbox with a process in it until it is killed.
+func owner() {
+	b, err := Start(context.Background(), Config{Memory: 256 << 20, Disk: 16 << 20, Processes: 64})
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	if _, err := b.Start(Cmd{Argv: []string{"/bin/sleep", "1000"}}); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", b.cmd.Process.Pid))
+	fmt.Println(ns, err)
+	select {}
+}
+
+// A daemon that is killed leaves no copy of a client's database behind.
+func TestSandboxDiesWithItsOwner(t *testing.T) {
+	newBox(t, nil) // or skip
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Args = []string{"owner"}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var ns, rest string
+	if _, err := fmt.Fscan(out, &ns, &rest); err != nil || rest != "<nil>" {
+		t.Fatalf("%q %q %v", ns, rest, err)
+	}
+	if inNamespace(t, ns) == 0 {
+		t.Error("nothing runs inside")
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait() // killed
+	for deadline := time.Now().Add(20 * time.Second); inNamespace(t, ns) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d processes outlived the owner", inNamespace(t, ns))
+		}
 	}
 }
