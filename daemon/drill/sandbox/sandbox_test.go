@@ -21,7 +21,7 @@ func TestMain(m *testing.M) {
 		owner()
 	}
 	if filepath.Base(os.Args[0]) == Program {
-		os.Exit(Inside(os.Args[1:], map[string]func([]string) error{"hang": func([]string) error { select {} }}))
+		os.Exit(Inside(os.Args[1:], map[string]func([]string) error{"hang": func([]string) error { time.Sleep(time.Hour); return nil }}))
 	}
 	os.Exit(m.Run())
 }
@@ -109,7 +109,7 @@ func TestProgramsRunWithNothingOfOurs(t *testing.T) {
 }
 
 func TestFailuresAreTold(t *testing.T) {
-	b := newBox(t, nil)
+	b := newBox(t, func(c *Config) { c.Memory = 4 << 30 }) // the race detector wants much
 	var e *ExitError
 	if _, err := sh(t, b, "exit 7"); !errors.As(err, &e) || e.Code != 7 {
 		t.Error(err)
@@ -207,7 +207,7 @@ func owner() {
 	}
 	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", b.cmd.Process.Pid))
 	fmt.Println(ns, err)
-	select {}
+	time.Sleep(time.Hour)
 }
 
 // A daemon that is killed leaves no copy of a client's database behind.
