@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/expire"
@@ -53,7 +54,7 @@ func (s *Site) Compact(ctx context.Context, tenant, dataset string, o CompactOpt
 	}
 	fields := map[string]string{"dataset": dataset}
 	if o.Without != "" {
-		fields["without"] = o.Without
+		fields["without"] = ledger.Text(o.Without)
 	}
 	return s.acting(ctx, tenant, "compact", fields, func() (map[string]string, error) { return nil, s.compact(ctx, tenant, dataset, o) })
 }
