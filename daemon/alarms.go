@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"strongroom/daemon/notify"
-	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
 )
 
@@ -141,11 +140,7 @@ func (d *Daemon) lookForOverdue(ctx context.Context) error {
 			if h.Tenant != t.Tenant || h.Dataset != t.Dataset {
 				continue
 			}
-			last := h.LastSuccess
-			if last.IsZero() {
-				last = h.Since
-			}
-			if by, why, overdue := schedule.Overdue(now, last, t.Spec.Period()); overdue {
+			if by, why, overdue := t.overdue(h, now); overdue {
 				e := d.event(notify.Overdue, t)
 				e.LastSuccess, e.Since = h.LastSuccess, now.Add(-by)
 				d.raise(ctx, t, e, why)

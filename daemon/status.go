@@ -99,20 +99,26 @@ func (t Task) status(h state.Health, running []state.Run, now time.Time) Dataset
 			s.Run, s.State = &one, "running"
 		}
 	}
-	last := h.LastSuccess
-	if last.IsZero() {
-		last = h.Since
-		if s.State == "ok" {
-			s.State, s.Reason = "never", "no snapshot was taken yet"
-		}
+	if h.LastSuccess.IsZero() && s.State == "ok" {
+		s.State, s.Reason = "never", "no snapshot was taken yet"
 	}
 	if h.LastFailure.After(h.LastSuccess) && s.State != "running" {
 		s.State, s.Reason = "failed", "the last run failed"
 	}
-	if _, why, overdue := schedule.Overdue(now, last, t.Spec.Period()); overdue {
+	if _, why, overdue := t.overdue(h, now); overdue {
 		s.State, s.Reason = "overdue", why
 	}
 	return s
+}
+
+// overdue says by how much success is overdue, and why. What never succeeded is
+// overdue from when it was first seen.
+func (t Task) overdue(h state.Health, now time.Time) (by time.Duration, why string, overdue bool) {
+	last := h.LastSuccess
+	if last.IsZero() {
+		last = h.Since
+	}
+	return schedule.Overdue(now, last, t.Spec.Period())
 }
 
 // Runs returns the last runs, newest first; of one dataset, or of all.
