@@ -6,7 +6,6 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 GOFLAGS_BUILD := -trimpath -ldflags '-s -w -buildid= -X main.version=$(VERSION)'
 
 VERSITYGW := v1.8.0
-RCLONE := v1.76.0
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
 
@@ -20,7 +19,7 @@ demo: build
 	@go run ./daemon/cmd/demo -bin bin/strongroom -recover bin/strongroom-recover -dir var/demo
 
 # All tests, against real PostgreSQL, MariaDB and S3 servers.
-test: packages bin/versitygw build
+test: packages bin/versitygw bin/rclone build
 	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
 	go test -count=1 -timeout 20m ./...
 	CGO_ENABLED=1 go test -race -short -count=1 -timeout 20m $(RACE)
@@ -28,7 +27,7 @@ test: packages bin/versitygw build
 # What shares memory between goroutines.
 RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/store/... ./custody/... ./source/...
 
-race: packages bin/versitygw build
+race: packages bin/versitygw bin/rclone build
 	CGO_ENABLED=1 go test -race -timeout 40m ./...
 
 lint: bin/staticcheck
@@ -66,9 +65,9 @@ packages:
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)
 
-# A server of another make for the tests of S3 stores, which skip without it.
-bin/rclone:
-	GOBIN=$(GOBIN) go install -trimpath -ldflags '-s -w' github.com/rclone/rclone@$(RCLONE)
+# A server of another make for the tests of S3 stores.
+bin/rclone: .ci/rclone/main.go .ci/rclone/go.mod
+	cd .ci/rclone && go build -trimpath -ldflags '-s -w' -o $(GOBIN)/rclone .
 
 bin/staticcheck:
 	GOBIN=$(GOBIN) go install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)

@@ -17,12 +17,12 @@ import (
 
 // StartRclone starts `rclone serve s3`, an S3 server without versions and locks,
 // and returns what a client needs to use a bucket of it. The test is
-// skipped where the program was not built: it takes minutes.
+// skipped where the program was not built, as `make test` does.
 func StartRclone(t testing.TB, bucket string) s3.Config {
 	t.Helper()
 	bin := filepath.Join(filepath.Dir(findGateway(t)), "rclone")
 	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("%v: `make bin/rclone` builds it, in minutes", err)
+		t.Skipf("%v: `make bin/rclone` builds it", err)
 	}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "root", bucket), 0o700); err != nil {
