@@ -262,36 +262,44 @@ func orEmpty[T any](s []T) []T {
 	return s
 }
 
-// Accept records that the anomalies of a snapshot are right, so that they
-// freeze its dataset no longer.
-func (s *Site) Accept(ctx context.Context, tenant, dataset, snapshot, reason string) (*repo.Snapshot, error) {
+// Accept records that the anomalies of a snapshot are right, or that its time is
+// known to be wrong, so that they freeze its dataset no longer. It returns the
+// snapshot's ID and what was accepted.
+func (s *Site) Accept(ctx context.Context, tenant, dataset, snapshot, reason string, now time.Time) (string, []string, error) {
 	if strings.TrimSpace(reason) == "" || len(reason) > 500 {
-		return nil, exit.With(exit.Usage, errors.New("--reason must say why the anomaly is right, in at most 500 bytes"))
+		return "", nil, exit.With(exit.Usage, errors.New("--reason must say why the anomaly is right, in at most 500 bytes"))
 	}
 	_, _, id, dir, err := s.known(tenant, dataset)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	l, _, err := s.Listing(ctx, tenant)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	snap, err := l.Find(id, snapshot)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	if snap.Entry == nil || len(snap.Entry.Anomalies) == 0 {
-		return nil, fmt.Errorf("%w: snapshot %s has no anomaly", ErrRefused, snap.ID())
+	var what []string
+	if snap.Entry != nil {
+		what = append(what, snap.Entry.Anomalies...)
+	}
+	if as, wrong := expire.Redated(l, snap, now); wrong {
+		what = append(what, fmt.Sprintf("its time, %s: it counts as %s", snap.Time.UTC().Format(time.DateTime), as.UTC().Format(time.DateTime)))
+	}
+	if len(what) == 0 {
+		return "", nil, fmt.Errorf("%w: snapshot %s has no anomaly, and its time is in line with the others", ErrRefused, snap.ID())
 	}
 	lock, err := repo.Lock(dir)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	defer lock.Close()
 	state, err := expire.ReadState(dir)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	state.Accepted[snap.HexHash()] = reason
-	return snap, state.Write(dir)
+	return snap.ID(), what, state.Write(dir)
 }

@@ -125,11 +125,14 @@ func TestColumnsEncryptedInPlaceFreezeTheDataset(t *testing.T) {
 		t.Errorf("what was there before is not what comes back: %v", err)
 	}
 	// A person says that it is right, and it expires like any.
-	if _, err := s.Accept(t.Context(), "acme", "crm", r.Snapshot, " "); exit.Of(err) != exit.Usage {
+	if _, _, err := s.Accept(t.Context(), "acme", "crm", r.Snapshot, " ", time.Now()); exit.Of(err) != exit.Usage {
 		t.Errorf("accepted without a reason: %v", err)
 	}
-	if _, err := s.Accept(t.Context(), "acme", "crm", r.Snapshot, "column encryption was introduced"); err != nil {
-		t.Fatal(err)
+	if _, _, err := s.Accept(t.Context(), "acme", "crm", clean.Snapshot, "it looks well", time.Now()); exit.Of(err) != exit.Refused {
+		t.Errorf("nothing was wrong with it, and it was accepted: %v", err)
+	}
+	if _, what, err := s.Accept(t.Context(), "acme", "crm", r.Snapshot, "column encryption was introduced", time.Now()); err != nil || len(what) != 1 {
+		t.Fatalf("%q, %v", what, err)
 	}
 	if p, err = expireAt(t, s, time.Hour, true); err != nil || len(p.Frozen) > 0 || len(p.Bury) != 2 {
 		t.Errorf("accepted: %v, %d frozen, %d buried", err, len(p.Frozen), len(p.Bury))

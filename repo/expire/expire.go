@@ -116,7 +116,7 @@ func Prepare(ctx context.Context, c Config) (*Plan, error) {
 		return nil, err
 	}
 	now := c.Now()
-	all := p.snapshots()
+	all := retain.Redate(p.snapshots(), now)
 	p.Frozen = append(p.structure(head), retain.Frozen(all, c.Holds, clocks, now)...)
 	if now.Before(p.state.Seen.Add(-retain.Tolerance)) {
 		p.Frozen = append(p.Frozen, fmt.Sprintf("clock: it was %s before and is %s now", p.state.Seen.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339)))
@@ -135,18 +135,11 @@ func (p *Plan) snapshots() []retain.Snapshot {
 	live := p.l.Of(p.c.Dataset)
 	var out []retain.Snapshot
 	for _, s := range live {
-		hash := s.HexHash()
-		r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time, KeepUntil: s.KeepUntil, Without: cmp.Or(p.state.Without[hash], p.c.Without[hash])}
-		r.Epoch, r.Sequence = s.Place()
+		r := placed(s)
+		r.KeepUntil, r.Without = s.KeepUntil, cmp.Or(p.state.Without[s.HexHash()], p.c.Without[s.HexHash()])
 		if e := s.Entry; e != nil {
 			r.Label = e.Label
-			if e.Origin != nil {
-				r.Time = e.Origin.Time
-			}
-			if e.Source == repo.SourceImport {
-				r.Imported = e.Point
-			}
-			if !p.accepted(s) {
+			if r.Accepted = p.accepted(s); !r.Accepted {
 				r.Anomalies = e.Anomalies
 			}
 		}
@@ -160,6 +153,37 @@ func (p *Plan) snapshots() []retain.Snapshot {
 		out = append(out, r)
 	}
 	return out
+}
+
+// placed is a snapshot with its place and times.
+func placed(s *repo.Snapshot) retain.Snapshot {
+	r := retain.Snapshot{ID: s.ID(), Generation: s.Generation.String(), Time: s.Time}
+	r.Epoch, r.Sequence = s.Place()
+	if e := s.Entry; e != nil && e.Origin != nil {
+		r.Time = e.Origin.Time
+	}
+	if e := s.Entry; e != nil && e.Source == repo.SourceImport {
+		r.Imported = e.Point
+	}
+	return r
+}
+
+// Redated returns what counts as the time of a snapshot once it is accepted, and
+// whether that is another than it was signed with.
+func Redated(l *repo.Listing, snap *repo.Snapshot, now time.Time) (time.Time, bool) {
+	var all []retain.Snapshot
+	for _, s := range l.Of(snap.Dataset) {
+		r := placed(s)
+		r.Accepted = s.HexHash() == snap.HexHash()
+		all = append(all, r)
+	}
+	all = retain.Redate(all, now)
+	signed := placed(snap).Time
+	i := slices.IndexFunc(all, func(r retain.Snapshot) bool { return r.Accepted })
+	if i < 0 { // it is buried
+		return signed, false
+	}
+	return all[i].Time, !all[i].Time.Equal(signed)
 }
 
 func (p *Plan) accepted(s *repo.Snapshot) bool {

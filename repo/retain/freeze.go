@@ -30,6 +30,44 @@ const (
 	pauseFactor = 4
 )
 
+// Redate returns the snapshots, oldest first, and corrects the time of those
+// that a person accepted and that are out of line with the ones nobody had to
+// accept: a box whose clock was ten years off for a day has signed such a time
+// for ever, and no later snapshot puts it right. One gets the time of the next,
+// so that it is kept longer rather than shorter than by its true one, and the
+// newest that of the one before, so that the others are not older for it.
+func Redate(all []Snapshot, now time.Time) []Snapshot {
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, order)
+	unaccepted := func(s Snapshot) bool { return !s.Accepted && s.Replaced == "" }
+	for i := range all {
+		s := &all[i]
+		if !s.Accepted || !s.Imported.IsZero() {
+			continue
+		}
+		before, after := now, now // of the neighbours, where there are any
+		var hasBefore, hasAfter bool
+		for _, o := range slices.Backward(all[:i]) {
+			if hasBefore = unaccepted(o); hasBefore {
+				before = o.Time
+				break
+			}
+		}
+		if k := slices.IndexFunc(all[i+1:], unaccepted); k >= 0 {
+			after, hasAfter = all[i+1+k].Time, true
+		}
+		switch {
+		case hasBefore && after.Before(before.Add(-Tolerance)): // it is they that are wrong
+		case !s.Time.After(after.Add(Tolerance)) && (!hasBefore || !s.Time.Before(before.Add(-Tolerance))):
+		case hasAfter:
+			s.Time = after
+		case hasBefore:
+			s.Time = before
+		}
+	}
+	return all
+}
+
 // Frozen says why nothing of a dataset may expire, a line each; none: it may.
 // all is every snapshot of the dataset; holds are those that concern it.
 func Frozen(all []Snapshot, holds []Hold, clocks []ClockReading, now time.Time) []string {

@@ -40,6 +40,7 @@ type Snapshot struct {
 	Imported        time.Time // when a dump that was imported is of; zero: it was not
 	Label           string
 	Anomalies       []string // recorded when it was taken and accepted by nobody
+	Accepted        bool     // a person looked at it: also at its time, if that is out of line
 
 	Passed   bool   // its check passed, the one of this run
 	Why      string // if not, why not

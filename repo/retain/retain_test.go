@@ -305,3 +305,55 @@ func TestImportedDumpsGoByTheirOwnTime(t *testing.T) {
 		t.Errorf("not frozen: %s", why)
 	}
 }
+
+func TestATimeThatIsKnownToBeWrongIsCorrected(t *testing.T) {
+	all := history(10, 7*day)
+	now := last(all).Add(day)
+	right := slices.Clone(all)
+	for _, c := range []struct {
+		name     string
+		wrong    int
+		by       int // years
+		accepted []int
+		want     string // what it is frozen for; "": it goes on
+		as       int    // whose time the wrong one has then
+	}{
+		{"nobody looked at it", 5, 10, nil, "of", 5},
+		{"ahead", 5, 10, []int{5}, "", 6},
+		{"behind", 5, -10, []int{5}, "", 6},
+		{"the newest, ahead", 9, 10, []int{9}, "", 8},
+		{"the newest, behind", 9, -10, []int{9}, "", 8},
+		{"the oldest, ahead", 0, 10, []int{0}, "", 1},
+		{"the right one was accepted, not the wrong one", 5, 10, []int{6}, "clock: snapshot s005", 5},
+		{"the one before was", 5, -10, []int{4}, "clock: snapshot s005", 5},
+		{"two in a row", 5, 10, []int{5, 6}, "", 7},
+		{"accepted for something else, and in line", 5, 0, []int{5}, "", 5},
+	} {
+		all := slices.Clone(right)
+		all[c.wrong].Time = all[c.wrong].Time.AddDate(c.by, 0, 0)
+		if c.name == "two in a row" {
+			all[6].Time = all[6].Time.AddDate(-10, 0, 0)
+		}
+		for _, i := range c.accepted {
+			all[i].Accepted = true
+		}
+		before := slices.Clone(all)
+		slices.Reverse(all)
+		dated := Redate(all, now)
+		if got := Frozen(dated, nil, nil, now); (len(got) > 0) != (c.want != "") || !strings.Contains(strings.Join(got, "\n"), c.want) {
+			t.Errorf("%s: frozen %q, want %q", c.name, got, c.want)
+		}
+		want := right[c.as].Time
+		if c.as == c.wrong {
+			want = before[c.wrong].Time
+		}
+		if got := dated[c.wrong].Time; !got.Equal(want) {
+			t.Errorf("%s: is of %v, want %v", c.name, got, want)
+		}
+	}
+	// A rule that counts from the newest keeps what it kept before.
+	all[9].Time, all[9].Accepted = all[9].Time.AddDate(10, 0, 0), true
+	if got := kept(Decide(Policy{Within: 29 * day}, Redate(all, now), now)); len(got) != 6 {
+		t.Errorf("kept %v", got)
+	}
+}

@@ -112,7 +112,7 @@ func (a *app) holdAcceptCommand() *cobra.Command {
 	var reason string
 	c := &cobra.Command{
 		Use:   "accept TENANT/DATASET@SNAPSHOT --reason TEXT",
-		Short: "Say that the anomalies of a snapshot are right, so that they freeze nothing",
+		Short: "Say that the anomalies of a snapshot are right, or its time known to be wrong, so that they freeze nothing",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			tenant, dataset, snapshot, err := splitTarget(args[0])
@@ -127,12 +127,11 @@ func (a *app) holdAcceptCommand() *cobra.Command {
 				return err
 			}
 			defer site.Close()
-			snap, err := site.Accept(cmd.Context(), tenant, dataset, snapshot, reason)
+			id, what, err := site.Accept(cmd.Context(), tenant, dataset, snapshot, reason, time.Now())
 			if err != nil {
 				return err
 			}
-			return a.ui.Result(map[string]any{"snapshot": snap.ID(), "accepted": snap.Entry.Anomalies},
-				"the anomalies of %s are accepted:\n  %s\n", snap.ID(), strings.Join(snap.Entry.Anomalies, "\n  "))
+			return a.ui.Result(map[string]any{"snapshot": id, "accepted": what}, "accepted of %s:\n  %s\n", id, strings.Join(what, "\n  "))
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why they are right")
