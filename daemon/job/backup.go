@@ -187,6 +187,7 @@ func (s *Site) begin(ctx context.Context, t box.Tenant, d config.Dataset, fresh 
 	if err != nil {
 		return nil, err
 	}
+	s.warnOfClocks(ctx, members)
 	id, err := s.Box.Dataset(t.Name, d.Name)
 	if err != nil {
 		return nil, err

@@ -16,7 +16,9 @@ import (
 	"strongroom/custody/keys/box"
 	"strongroom/daemon/config"
 	"strongroom/repo"
+	"strongroom/repo/expire"
 	"strongroom/repo/objectlock"
+	"strongroom/repo/retain"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
 )
@@ -60,6 +62,17 @@ func (s *Site) warnOfRoles() {
 		if c.Lock != "" && c.ExtendAccessKeyFile == "" {
 			s.Log("warning: store %q: without extend_access_key_file what writes locks too, and the roles are not separated", c.Name)
 		}
+	}
+}
+
+// warnOfClocks says where the box's clock is not that of a store: a snapshot
+// keeps the time that it is signed with, and expiry will stop at it. It waits
+// for no store that does not answer.
+func (s *Site) warnOfClocks(ctx context.Context, members []spread.Member) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for _, why := range retain.Disagree(expire.Clocks(ctx, members)) {
+		s.Log("warning: %s: the time of this snapshot may be wrong; nothing expires until clocks agree", why)
 	}
 }
 

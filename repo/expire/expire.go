@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"strongroom/repo"
 	"strongroom/repo/retain"
+	"strongroom/repo/spread"
 	"strongroom/repo/store"
 )
 
@@ -111,9 +113,9 @@ func Prepare(ctx context.Context, c Config) (*Plan, error) {
 	if p.l, err = c.Repo.List(ctx); err != nil {
 		return nil, err
 	}
-	clocks, err := readClocks(ctx, c)
-	if err != nil {
-		return nil, err
+	clocks := Clocks(ctx, c.Repo.Members)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
 	}
 	now := c.Now()
 	all := retain.Redate(p.snapshots(), now)
@@ -427,20 +429,22 @@ func Listed(l *repo.Listing, s *repo.Snapshot) (bool, string) {
 	return l.Whole(s)
 }
 
-// readClocks asks the stores for the time.
-func readClocks(ctx context.Context, c Config) ([]retain.ClockReading, error) {
-	var out []retain.ClockReading
-	for _, m := range c.Repo.Members {
+// Clocks asks the stores that can tell the time for it, all at once; one that
+// does not answer says nothing.
+func Clocks(ctx context.Context, members []spread.Member) []retain.ClockReading {
+	var wg sync.WaitGroup
+	out := make([]retain.ClockReading, len(members))
+	for i, m := range members {
 		if k, ok := m.Store.(Clock); ok {
-			says, here, err := k.Clock(ctx)
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			} else if err == nil {
-				out = append(out, retain.ClockReading{Who: fmt.Sprintf("store %q", m.Name), Says: says, Box: here})
-			}
+			wg.Go(func() {
+				if says, here, err := k.Clock(ctx); err == nil {
+					out[i] = retain.ClockReading{Who: fmt.Sprintf("store %q", m.Name), Says: says, Box: here}
+				}
+			})
 		}
 	}
-	return out, nil
+	wg.Wait()
+	return slices.DeleteFunc(out, func(c retain.ClockReading) bool { return c.Who == "" })
 }
 
 // Listing is what the plan was made from.

@@ -120,12 +120,18 @@ func clock(all []Snapshot, clocks []ClockReading, now time.Time) []string {
 			why = append(why, fmt.Sprintf("clock: snapshot %s is of %s, before %s of %s, which it follows", s.ID, stamp(s.Time), all[i-1].ID, stamp(all[i-1].Time)))
 		}
 	}
+	return append(append(why, Disagree(clocks)...), pause(all, now)...)
+}
+
+// Disagree says which clocks are not the box's.
+func Disagree(clocks []ClockReading) []string {
+	var why []string
 	for _, c := range clocks {
 		if d := c.Says.Sub(c.Box); d > Tolerance || d < -Tolerance {
 			why = append(why, fmt.Sprintf("clock: %s says %s, the box %s", c.Who, stamp(c.Says), stamp(c.Box)))
 		}
 	}
-	return append(why, pause(all, now)...)
+	return why
 }
 
 // pause notices a clock that has leapt ahead, which nothing else would where
