@@ -181,7 +181,7 @@ var direct = []string{
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
 	// tests
-	"github.com/rogpeppe/go-internal", "go.uber.org/goleak",
+	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "github.com/johannesboyne/gofakes3",
 }
 
 func TestPolicyDirectDependencies(t *testing.T) {
