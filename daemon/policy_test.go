@@ -72,10 +72,11 @@ var allowed = map[string][]string{
 	"daemon/state":          {},
 	"daemon/drill":          {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
 	"daemon/drill/sandbox":  {},
-	"daemon/notify":         {"daemon/state"}, // its outbox
-	"daemon/doctor":         {"source"},       // the words of findings
-	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "custody/receipt", "daemon/drill"},
-	"daemon/cmd/strongroom": {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
+	"daemon/notify":         {"daemon/state"},    // its outbox
+	"daemon/doctor":         {"source"},          // the words of findings
+	"daemon/walls":          {"custody/receipt"}, // whose table of walls it is
+	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill"},
+	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
 	"systemd":               {},
 	"daemon":                {"custody/receipt", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
@@ -179,7 +180,7 @@ var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
-	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
+	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "github.com/johannesboyne/gofakes3",
 }

@@ -36,6 +36,8 @@ type Config struct {
 	Media *Media `toml:"media"`
 	// Drill bounds what a restore drill may take of the machine.
 	Drill Drill `toml:"drill"`
+	// Confine is about the walls around a confined daemon.
+	Confine Confine `toml:"confine"`
 
 	// Path is where the file was read from.
 	Path string `toml:"-"`
@@ -259,6 +261,9 @@ func (c *Config) check() error {
 	}
 	if err := c.Media.check(); err != nil {
 		return within(err, "media", [3]int{}, "media")
+	}
+	if err := c.Confine.check(); err != nil {
+		return within(err, "confine", [3]int{}, "confine")
 	}
 	if err := c.Drill.check(); err != nil {
 		return within(err, "drill", [3]int{}, "drill")

@@ -28,7 +28,8 @@ import (
 )
 
 func (a *app) daemonCommand() *cobra.Command {
-	return &cobra.Command{
+	var confined bool
+	c := &cobra.Command{
 		Use:   "daemon",
 		Short: "Run by itself: take snapshots when they are due",
 		Long: `Daemon takes snapshots as [tenant.dataset.schedule] says, weekly on Sunday at
@@ -36,11 +37,13 @@ func (a *app) daemonCommand() *cobra.Command {
 became of every run. SIGTERM stops it within seconds, and the next start goes on
 with what was not finished; SIGHUP reads the configuration again.`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runDaemon(cmd.Context(), confined) },
 	}
+	c.Flags().BoolVar(&confined, "confined", false, "take from this process what it does not need, try what its unit must not let it do, and stop where a wall is missing")
+	return c
 }
 
-func (a *app) runDaemon(ctx context.Context) error {
+func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	// Text for a terminal and for the journal, which has the time itself.
 	log := slog.New(slog.NewTextHandler(a.ui.Err(), &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 	site, err := a.site()
@@ -49,6 +52,11 @@ func (a *app) runDaemon(ctx context.Context) error {
 	}
 	defer site.Close()
 	site.Log = func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }
+	if confined {
+		if err := confine(ctx, site.Config, log); err != nil {
+			return err
+		}
+	}
 	db, err := openState(ctx, site.Config)
 	if err != nil {
 		return err
@@ -58,7 +66,7 @@ func (a *app) runDaemon(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
+	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site, confined), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
 	if err != nil {
 		return err
 	}
@@ -87,7 +95,7 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 }
 
 // tasks reads the configuration anew; the box's keys stay open.
-func (a *app) tasks(first *job.Site) func() ([]daemon.Task, error) {
+func (a *app) tasks(first *job.Site, confined bool) func() ([]daemon.Task, error) {
 	return func() ([]daemon.Task, error) {
 		c, err := a.load()
 		if err != nil {
@@ -95,6 +103,11 @@ func (a *app) tasks(first *job.Site) func() ([]daemon.Task, error) {
 		}
 		if c.StateDir != first.Config.StateDir {
 			return nil, exit.With(exit.Usage, errors.New("state_dir cannot change while the daemon runs"))
+		}
+		if confined {
+			if err := stillConfined(c, first.Config); err != nil {
+				return nil, err
+			}
 		}
 		return daemon.TasksOf(&job.Site{Config: c, Box: first.Box, Log: first.Log, Actor: job.Actor{Name: "strongroom", Role: "daemon", Source: "schedule"}}, version)
 	}

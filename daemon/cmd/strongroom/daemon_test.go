@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"strongroom/daemon/walls"
 )
 
 // A service is a daemon that runs.
@@ -37,9 +39,9 @@ func (s *service) said() string {
 }
 
 // serve starts the daemon and waits until it answers.
-func (b *testBox) serve() *service {
+func (b *testBox) serve(flags ...string) *service {
 	b.t.Helper()
-	s := &service{b: b, cmd: b.command("daemon"), done: make(chan struct{})}
+	s := &service{b: b, cmd: b.command(append([]string{"daemon"}, flags...)...), done: make(chan struct{})}
 	s.cmd.Stderr = s
 	if err := s.cmd.Start(); err != nil {
 		b.t.Fatal(err)
@@ -194,4 +196,46 @@ func TestStatusForMonitoring(t *testing.T) {
 	if o, err := b.try(cmd); err != nil || o.code != 2 || !strings.Contains(o.stderr, "CRITICAL: acme/crm failed") {
 		t.Errorf("%+v, %v", o, err)
 	}
+}
+
+// A confined daemon tries its walls at the start: without a unit nearly none
+// stands, and it does not start unless all of them are named. Then it works, and
+// does not take a store that it could not write to.
+func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/echo"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	o := b.run(20, "daemon", "--confined")
+	for _, name := range []string{"capabilities", "system calls", "writable code"} {
+		if !strings.Contains(o.stderr, `"`+name+`"`) {
+			t.Errorf("%q is not missed: %s", name, o.stderr)
+		}
+	}
+	if o := b.run(0, "doctor"); !strings.Contains(o.stdout, "the daemon could do that") {
+		t.Error(o.stdout)
+	}
+	b.editConfig("state_dir", "confine.missing = [\"capabilitis\"]\nstate_dir")
+	if o := b.run(64, "daemon", "--confined"); !strings.Contains(o.stderr, `there is no wall "capabilitis"`) {
+		t.Error(o.stderr)
+	}
+	var all []string
+	for _, name := range walls.Names() {
+		if name != walls.Landlock {
+			all = append(all, `"`+name+`"`)
+		}
+	}
+	b.editConfig(`"capabilitis"`, strings.Join(all, ", "))
+	s := b.serve("--confined")
+	b.run(0, "run", "acme/crm")
+	b.awaits("ok")
+	if o := b.run(0, "doctor", "--json"); strings.Count(o.stdout, "[confine] says that it is known") < 3 || strings.Contains(o.stdout, `"the daemon could do that"`) {
+		t.Error(o.stdout)
+	}
+	elsewhere := t.TempDir()
+	b.editConfig("[[tenant]]", "[[store]]\nname = \"four\"\nkind = \"dir\"\npath = \""+elsewhere+"\"\n[[tenant]]")
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the reload to be refused", func() bool { return strings.Contains(s.said(), "may not write to "+elsewhere) })
+	s.ends(syscall.SIGTERM, 10*time.Second)
 }
