@@ -231,7 +231,7 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 	if o := b.run(0, "doctor", "--json"); strings.Count(o.stdout, "[confine] says that it is known") < 3 || strings.Contains(o.stdout, `"the daemon could do that"`) {
 		t.Error(o.stdout)
 	}
-	elsewhere := t.TempDir()
+	const elsewhere = "/var/lib/elsewhere" // it need not be there
 	b.editConfig("[[tenant]]", "[[store]]\nname = \"four\"\nkind = \"dir\"\npath = \""+elsewhere+"\"\n[[tenant]]")
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
