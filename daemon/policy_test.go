@@ -34,9 +34,10 @@ var allowed = map[string][]string{
 
 	"source":               {},
 	"source/rowhash":       {},
-	"source/postgres":      {"source", "source/rowhash"},
+	"source/track":         {"source"},
+	"source/postgres":      {"source", "source/rowhash", "source/track"},
 	"source/postgres/...":  {"source", "source/postgres/..."},
-	"source/mariadb":       {"source", "source/rowhash"},
+	"source/mariadb":       {"source", "source/rowhash", "source/track"},
 	"source/mariadb/...":   {},
 	"source/sqlite":        {"source", "source/files/publish", "source/files/scratch"},
 	"source/command":       {"source", "source/files/publish"},

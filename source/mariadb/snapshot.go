@@ -1,17 +1,15 @@
 package mariadb
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
-	"sync"
 	"time"
 
 	"strongroom/source"
+	"strongroom/source/track"
 )
 
 // Names of the streams; a table's is dataPrefix and its name.
@@ -30,19 +28,12 @@ type snapshot struct {
 	cfg     Config
 	desc    source.Description
 	schema  schema
-	streams []source.Stream
+	streams *track.Streams
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelCauseFunc
-	idle   chan *session // workers that read no table
+	idle chan *session // workers that read no table
 
-	mu     sync.Mutex
-	left   map[string]bool         // streams not read to their end; guarded by mu
-	facts  map[string]source.Facts // guarded by mu
-	failed error                   // the first failure; guarded by mu
-	active map[io.Closer]bool      // readers not closed yet; guarded by mu
-	// longest statement, and tables with values that no statement can write;
-	// guarded by mu.
+	// longest statement, and tables with values that no statement can write:
+	// added to as streams end, one at a time, and read when all have.
 	longest    int
 	unreadable []string
 }
@@ -64,9 +55,7 @@ func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &snapshot{held: h, dialer: d, cfg: s.cfg, idle: make(chan *session, s.cfg.Jobs), desc: describe(h.srv, h.tables),
-		left: map[string]bool{}, facts: map[string]source.Facts{}, active: map[io.Closer]bool{}}
-	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	n := &snapshot{held: h, dialer: d, cfg: s.cfg, idle: make(chan *session, s.cfg.Jobs), desc: describe(h.srv, h.tables), streams: track.New()}
 	for _, w := range h.workers {
 		n.idle <- w
 	}
@@ -86,35 +75,24 @@ func (n *snapshot) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.addText(schemaStream, text[schemaStream])
+	n.streams.AddText(schemaStream, text[schemaStream])
 	for _, t := range n.held.tables {
 		if t.kind != "BASE TABLE" {
 			continue
 		}
 		name := dataPrefix + plainName(t.Name)
-		n.add(source.Stream{Name: name, Kind: source.KindRows, SizeHint: t.Size,
+		n.streams.Add(source.Stream{Name: name, Kind: source.KindRows, SizeHint: t.Size,
 			Open: func(ctx context.Context) (io.ReadCloser, error) { return n.openTable(ctx, name, t) }})
 	}
 	for _, name := range []string{keysStream, foreignStream, codeStream} {
-		n.addText(name, text[name])
+		n.streams.AddText(name, text[name])
 	}
 	return nil
 }
 
-func (n *snapshot) add(s source.Stream) {
-	n.left[s.Name] = true
-	n.streams = append(n.streams, s)
-}
-
-func (n *snapshot) addText(name string, text []byte) {
-	n.add(source.Stream{Name: name, Kind: source.KindSQL, SizeHint: int64(len(text)), Open: func(ctx context.Context) (io.ReadCloser, error) {
-		return n.track(ctx, name, io.NopCloser(bytes.NewReader(text)), nil, nil)
-	}})
-}
-
 func (n *snapshot) Description() source.Description { return n.desc }
 func (n *snapshot) Time() time.Time                 { return n.held.Time }
-func (n *snapshot) Streams() []source.Stream        { return slices.Clone(n.streams) }
+func (n *snapshot) Streams() []source.Stream        { return n.streams.All() }
 func (n *snapshot) Parallel() int                   { return n.cfg.Jobs }
 
 // openTable starts to read a table, on one of the sessions that joined the
@@ -123,8 +101,8 @@ func (n *snapshot) openTable(ctx context.Context, name string, t table) (io.Read
 	var c *session
 	select {
 	case c = <-n.idle:
-	case <-n.ctx.Done():
-		return nil, context.Cause(n.ctx)
+	case <-n.streams.Closed():
+		return nil, n.streams.Cause()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
@@ -136,14 +114,12 @@ func (n *snapshot) openTable(ctx context.Context, name string, t table) (io.Read
 		}
 		return s.facts(t)
 	}
-	return n.track(ctx, name, s, facts, nil)
+	return n.streams.Reader(name, s, facts, nil)
 }
 
 // Finish checks that every stream was read to its end, that every session is
 // still in the snapshot, and that nothing was defined anew.
 func (n *snapshot) Finish(ctx context.Context) (source.Report, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	rep, err := n.finish(ctx)
 	if err != nil {
 		return source.Report{}, fmt.Errorf("mariadb: snapshot of %s: %w", n.dialer.name(), err)
@@ -152,13 +128,9 @@ func (n *snapshot) Finish(ctx context.Context) (source.Report, error) {
 }
 
 func (n *snapshot) finish(ctx context.Context) (source.Report, error) {
-	if n.failed != nil {
-		return source.Report{}, n.failed
-	}
-	for _, s := range n.streams {
-		if n.left[s.Name] {
-			return source.Report{}, fmt.Errorf("stream %s was not read to its end", s.Name)
-		}
+	facts, err := n.streams.Finish()
+	if err != nil {
+		return source.Report{}, err
 	}
 	if v, err := n.held.coord.one(ctx, "SELECT @@in_transaction"); err != nil || v[0] != "1" {
 		return source.Report{}, fmt.Errorf("the session that holds the tables was lost: %w", cmp.Or(err, errors.New("its transaction ended")))
@@ -182,7 +154,7 @@ func (n *snapshot) finish(ctx context.Context) (source.Report, error) {
 	if err != nil {
 		return source.Report{}, err
 	}
-	return source.Report{Streams: n.facts, Detail: det, Warnings: warnings}, nil
+	return source.Report{Streams: facts, Detail: det, Warnings: warnings}, nil
 }
 
 // compare reads the schema again. What was defined anew while we read may be in
@@ -216,19 +188,7 @@ func (n *snapshot) compare(ctx context.Context) (warnings []string, err error) {
 
 // Close ends all sessions; the second call does nothing.
 func (n *snapshot) Close() error {
-	n.cancel(errors.New("snapshot closed"))
-	for {
-		n.mu.Lock()
-		var r io.Closer
-		for r = range n.active {
-			break
-		}
-		n.mu.Unlock()
-		if r == nil {
-			break
-		}
-		_ = r.Close() // takes itself out of active
-	}
+	n.streams.Close()
 	h := n.held
 	n.held = &held{tables: h.tables, srv: h.srv, consistency: h.consistency}
 	_ = h.close() // sessions that are in the middle of something have nothing to say

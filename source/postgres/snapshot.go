@@ -1,20 +1,18 @@
 package postgres
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"strongroom/source"
+	"strongroom/source/track"
 )
 
 // Names of the streams; a table's is dataPrefix and its name, and partsOf says
@@ -37,19 +35,12 @@ type snapshot struct {
 	desc    source.Description
 	srv     server
 	detail  json.RawMessage
-	streams []source.Stream
+	streams *track.Streams
 	// objectSize is an estimate of the large objects' bytes.
 	objectSize int64
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelCauseFunc
-	idle   chan *pgx.Conn // workers that joined the snapshot
+	idle chan *pgx.Conn // workers that joined the snapshot
 
-	mu     sync.Mutex
-	left   map[string]bool         // streams not read to their end; guarded by mu
-	facts  map[string]source.Facts // guarded by mu
-	failed error                   // the first failure; guarded by mu
-	active map[io.Closer]bool      // readers not closed yet; guarded by mu
 }
 
 var _ source.Snapshot = (*snapshot)(nil)
@@ -73,9 +64,7 @@ func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &snapshot{held: h, dialer: d, cfg: s.cfg, idle: make(chan *pgx.Conn, s.cfg.Jobs),
-		left: map[string]bool{}, facts: map[string]source.Facts{}, active: map[io.Closer]bool{}}
-	n.ctx, n.cancel = context.WithCancelCause(context.Background())
+	n := &snapshot{held: h, dialer: d, cfg: s.cfg, idle: make(chan *pgx.Conn, s.cfg.Jobs), streams: track.New()}
 	if n.env, err = newChildEnv(d, s.cfg.TempDir); err == nil {
 		err = n.load(ctx)
 	}
@@ -156,15 +145,15 @@ func (n *snapshot) list(ctx context.Context, text schema, tables []table, seqs [
 	if err != nil {
 		return err
 	}
-	n.addText(rolesStream, rolesText)
-	n.addText(preDataStream, text.preData)
+	n.streams.AddText(rolesStream, rolesText)
+	n.streams.AddText(preDataStream, text.preData)
 	for _, t := range tables {
 		head, err := enc.bytes(ctx, copyHead(t))
 		if err != nil {
 			return err
 		}
 		for _, p := range n.cfg.partsOf(t, n.srv.Major) {
-			n.add(source.Stream{Name: p.name, Kind: source.KindRows, SizeHint: p.size,
+			n.streams.Add(source.Stream{Name: p.name, Kind: source.KindRows, SizeHint: p.size,
 				Open: func(ctx context.Context) (io.ReadCloser, error) { return n.openTable(ctx, p, head) }})
 		}
 	}
@@ -173,12 +162,12 @@ func (n *snapshot) list(ctx context.Context, text schema, tables []table, seqs [
 		if err != nil {
 			return err
 		}
-		n.addText(sequenceStream, b)
+		n.streams.AddText(sequenceStream, b)
 	}
 	if text.toc.objects {
-		n.add(source.Stream{Name: objectStream, Kind: source.KindSQL, SizeHint: n.objectSize, Open: n.openObjects})
+		n.streams.Add(source.Stream{Name: objectStream, Kind: source.KindSQL, SizeHint: n.objectSize, Open: n.openObjects})
 	}
-	n.addText(postDataStream, text.postData)
+	n.streams.AddText(postDataStream, text.postData)
 	return nil
 }
 
@@ -191,27 +180,16 @@ func sequencesSQL(seqs []sequence) string {
 	return b.String()
 }
 
-func (n *snapshot) add(s source.Stream) {
-	n.left[s.Name] = true
-	n.streams = append(n.streams, s)
-}
-
-func (n *snapshot) addText(name string, text []byte) {
-	n.add(source.Stream{Name: name, Kind: source.KindSQL, SizeHint: int64(len(text)), Open: func(ctx context.Context) (io.ReadCloser, error) {
-		return n.track(ctx, name, io.NopCloser(bytes.NewReader(text)), nil, nil)
-	}})
-}
-
 func (n *snapshot) Description() source.Description { return n.desc }
 func (n *snapshot) Time() time.Time                 { return n.held.Time }
-func (n *snapshot) Streams() []source.Stream        { return slices.Clone(n.streams) }
+func (n *snapshot) Streams() []source.Stream        { return n.streams.All() }
 func (n *snapshot) Parallel() int                   { return n.cfg.Jobs }
 
 // openTable starts the COPY of one part of a table.
 func (n *snapshot) openTable(ctx context.Context, p part, head []byte) (io.ReadCloser, error) {
 	c, err := n.worker(ctx)
 	if err != nil {
-		return nil, n.fail(fmt.Errorf("dump table %s: %w", p.Object, err))
+		return nil, n.streams.Fail(fmt.Errorf("dump table %s: %w", p.Object, err))
 	}
 	cs := startCopy(ctx, head, func(ctx context.Context, w io.Writer) (int64, error) {
 		rows, err := copyTable(ctx, c, p, n.srv.Encoding, w)
@@ -222,17 +200,17 @@ func (n *snapshot) openTable(ctx context.Context, p part, head []byte) (io.ReadC
 		return rows, nil
 	})
 	facts := func() source.Facts { return cs.facts(plainName(p.Object)) }
-	return n.track(ctx, p.name, cs, facts, nil)
+	return n.streams.Reader(p.name, cs, facts, nil)
 }
 
 func (n *snapshot) openObjects(ctx context.Context) (io.ReadCloser, error) {
 	c, err := n.worker(ctx)
 	if err != nil {
-		return nil, n.fail(fmt.Errorf("dump large objects: %w", err))
+		return nil, n.streams.Fail(fmt.Errorf("dump large objects: %w", err))
 	}
 	l := newLOStream(ctx, c)
 	facts := func() source.Facts { return facts(&l.sum, LargeObjects) }
-	return n.track(ctx, objectStream, l, facts, func() { n.putWorker(c, l.err == io.EOF) })
+	return n.streams.Reader(objectStream, l, facts, func() { n.putWorker(c, l.err == io.EOF) })
 }
 
 // worker returns a session that has joined the snapshot.
@@ -269,16 +247,10 @@ func (n *snapshot) putWorker(c *pgx.Conn, well bool) {
 // Finish checks that every stream was read to its end and that the locks and
 // the snapshot were held all the time.
 func (n *snapshot) Finish(ctx context.Context) (source.Report, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
 	name := n.dialer.name()
-	if n.failed != nil {
-		return source.Report{}, fmt.Errorf("postgres: snapshot of %s: %w", name, n.failed)
-	}
-	for _, s := range n.streams {
-		if n.left[s.Name] {
-			return source.Report{}, fmt.Errorf("postgres: snapshot of %s: stream %s was not read to its end", name, s.Name)
-		}
+	facts, err := n.streams.Finish()
+	if err != nil {
+		return source.Report{}, fmt.Errorf("postgres: snapshot of %s: %w", name, err)
 	}
 	for what, c := range map[string]*pgx.Conn{"the session that holds the locks": n.held.lock, "the session that holds the snapshot": n.held.coord} {
 		err := simple(ctx, c, "SELECT 1")
@@ -289,24 +261,12 @@ func (n *snapshot) Finish(ctx context.Context) (source.Report, error) {
 			return source.Report{}, fmt.Errorf("postgres: snapshot of %s: %s was lost: %w", name, what, err)
 		}
 	}
-	return source.Report{Streams: n.facts, Detail: n.detail}, nil
+	return source.Report{Streams: facts, Detail: n.detail}, nil
 }
 
 // Close ends all sessions and child processes; the second call does nothing.
 func (n *snapshot) Close() error {
-	n.cancel(errors.New("snapshot closed"))
-	for {
-		n.mu.Lock()
-		var r io.Closer
-		for r = range n.active {
-			break
-		}
-		n.mu.Unlock()
-		if r == nil {
-			break
-		}
-		_ = r.Close() // takes itself out of active
-	}
+	n.streams.Close()
 	for {
 		select {
 		case c := <-n.idle:
