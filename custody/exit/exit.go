@@ -17,6 +17,7 @@ import (
 	"strongroom/repo/seal"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
+	"strongroom/source"
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
@@ -166,6 +167,12 @@ func Of(err error) Code {
 	var few *spread.TooFewError
 	if errors.As(err, &few) {
 		return TryLater
+	}
+	switch source.ClassOf(err) {
+	case source.Temporary:
+		return TryLater
+	case source.Refused:
+		return Refused
 	}
 	return Failed
 }

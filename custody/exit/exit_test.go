@@ -14,6 +14,7 @@ import (
 	"strongroom/repo"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
+	"strongroom/source"
 	"strongroom/source/files"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
@@ -49,6 +50,8 @@ func TestErrorsHaveTheirCode(t *testing.T) {
 		{doc.ErrDamaged, 65}, {repo.ErrIntegrity, 65}, {store.ErrTampered, 65},
 		{files.ErrTree, 65}, {files.ErrContents, 65}, {sqlite.ErrDamaged, 65},
 		{store.ErrUnavailable, 75}, {&spread.TooFewError{}, 75},
+		{source.WithClass(source.Temporary, errors.New("locked")), 75}, {source.WithClass(source.Refused, errors.New("host key")), 20},
+		{source.WithClass(source.Drift, errors.New("schema")), 1}, {source.WithClass(source.Temporary, context.Canceled), 130},
 		// A snapshot cannot be made because stores are away: it can be made
 		// later, whatever kept them away.
 		{fmt.Errorf("%w: %w", repo.ErrIncomplete, store.ErrUnavailable), 21},

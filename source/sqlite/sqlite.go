@@ -235,7 +235,7 @@ func (s *Source) explain(err error) error {
 	}
 	switch e.Code() & 0xff {
 	case lib.SQLITE_BUSY, lib.SQLITE_LOCKED:
-		return fmt.Errorf("busy: another process kept it locked for %v: %w", s.cfg.BusyTimeout, err)
+		return source.WithClass(source.Temporary, fmt.Errorf("busy: another process kept it locked for %v: %w", s.cfg.BusyTimeout, err))
 	case lib.SQLITE_NOTADB:
 		return fmt.Errorf("not a SQLite database, or an encrypted one: %w", err)
 	case lib.SQLITE_CANTOPEN, lib.SQLITE_READONLY:
