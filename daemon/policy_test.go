@@ -60,7 +60,9 @@ var allowed = map[string][]string{
 	"custody/cmd/...":      {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
 
 	// The engines are named, their code is elsewhere: who asks needs none of it.
-	"source/remote": {"source"},
+	"source/remote":             {"source"},
+	"source/remote/ssh":         {"source", "source/remote"},
+	"source/remote/ssh/sshtest": {},
 
 	// Anybody's tool; custody/exit would bring databases and stores with it.
 	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger"},
@@ -89,7 +91,7 @@ var allowed = map[string][]string{
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest)$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest)$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/notify)$`)
@@ -182,7 +184,7 @@ func TestPolicyEveryPackageSaysWhatItIs(t *testing.T) {
 // the commit that added it.
 var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
-	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
+	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/crypto", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
 	// tests
