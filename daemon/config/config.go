@@ -123,7 +123,7 @@ type Dataset struct {
 	Path         string   `toml:"path"`          // sqlite, files
 	Exclude      []string `toml:"exclude"`       // files
 	Command      []string `toml:"command"`       // command: program and arguments, no shell
-	Timeout      Duration `toml:"timeout"`       // command
+	Timeout      Duration `toml:"timeout"`       // command; with via how long to wait for its reader in all
 
 	// Compression is "default" or "fastest".
 	Compression string `toml:"compression"`
@@ -143,6 +143,7 @@ type Dataset struct {
 	DrillSchedule *schedule.Config `toml:"drill_schedule"`
 	Hooks
 	Proof
+	Via
 }
 
 // What a dataset that says nothing gets.
@@ -228,14 +229,19 @@ func Parse(path string, text []byte) (*Config, error) {
 		return nil, explain(path, err)
 	}
 	if err := c.check(); err != nil {
-		out := &Error{Path: path, Text: err.Error()}
-		var m *mistake
-		if errors.As(err, &m) {
-			out.Line, out.Column = locate(text, m)
-		}
-		return nil, out
+		return nil, located(path, text, err)
 	}
 	return c, nil
+}
+
+// located says where in the text a mistake stands.
+func located(path string, text []byte, err error) *Error {
+	out := &Error{Path: path, Text: err.Error()}
+	var m *mistake
+	if errors.As(err, &m) {
+		out.Line, out.Column = locate(text, m)
+	}
+	return out
 }
 
 // name is what tenants, datasets and stores may be called: it stands in paths
@@ -437,6 +443,9 @@ func (d Dataset) check() error {
 	if err := d.Proof.check(); err != nil {
 		return err
 	}
+	if err := d.checkVia(); err != nil || d.served() {
+		return cmp.Or(err, d.Timeout.check("timeout"))
+	}
 	switch d.Source {
 	case "postgres", "mariadb":
 		u, err := url.Parse(d.URL)
@@ -472,16 +481,22 @@ func (d Dataset) onlyFitting() error {
 		"before": read, "after": read,
 		"url": server, "password_file": server, "jobs": server, "lock_timeout": server, "lock": {"mariadb"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
-		"checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "sqlite", "import"},
+		"via": read, "checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "sqlite", "import"},
 	}
 	set := map[string]bool{
 		"before": d.Before != nil, "after": d.After != nil,
 		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{}, "lock": d.Lock,
 		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
-		"checker": d.Checker != nil, "assert": d.Assertions != nil,
+		"via": d.Via.Via != "", "checker": d.Checker != nil, "assert": d.Assertions != nil,
+	}
+	if d.served() {
+		fits["path"], fits["exclude"], fits["command"], fits["timeout"] = nil, nil, nil, []string{d.Source}
 	}
 	for _, key := range known["tenant.dataset"] {
-		if set[key] && !slices.Contains(fits[key], d.Source) {
+		switch {
+		case set[key] && d.served() && fits[key] == nil && key != "url":
+			return bad(key, "%s stands in the file of whoever reads the dataset for us, not here", key)
+		case set[key] && !slices.Contains(fits[key], d.Source):
 			return bad(key, "%s does not fit source %q", key, d.Source)
 		}
 	}

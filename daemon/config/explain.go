@@ -76,7 +76,9 @@ var known = map[string][]string{
 		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
 	"tenant": {"name", "level", "dataset"},
 	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "lock", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout", "rto", "rpo", "checker", "assert"},
+		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout", "rto", "rpo", "checker", "assert",
+		"via", "host_key", "ssh_key_file", "max_size"},
+	"dataset":                 {"name", "source", "path", "exclude", "command", "timeout"}, // of a reader
 	"tenant.dataset.assert":   {"name", "sql", "expect", "timeout"},
 	"drill":                   {"scratch", "memory"},
 	"notify":                  {"box", "link", "mail", "webhook", "ping"},

@@ -52,7 +52,7 @@ func Doctor(ctx context.Context, c *config.Config, tenant, dataset string) (*Doc
 				continue
 			}
 			found = true
-			f := examineDataset(ctx, c, d)
+			f := examineDataset(ctx, c, t.Name, d)
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
@@ -116,6 +116,9 @@ func machine(c *config.Config) doctor.Config {
 	}
 	for _, t := range c.Tenants {
 		for _, d := range t.Datasets {
+			if d.SSHKeyFile != "" {
+				m.Secrets = append(m.Secrets, doctor.Secret{What: fmt.Sprintf("SSH key for %s/%s", t.Name, d.Name), Path: d.SSHKeyFile})
+			}
 			m.Bound += bound(d.BaseCache, config.DefaultBaseCache) + bound(d.Spool, config.DefaultSpool)
 		}
 	}
@@ -136,12 +139,12 @@ func bound(s *config.Size, normal int64) int64 {
 
 // examineDataset examines a source and the programs that run around it. That
 // an examination fails is a finding too: the others are still worth reading.
-func examineDataset(ctx context.Context, c *config.Config, d config.Dataset) source.Findings {
+func examineDataset(ctx context.Context, c *config.Config, tenant string, d config.Dataset) source.Findings {
 	var f source.Findings
 	if d.Source == "import" {
 		f.OK("import", "old dumps, which are read from files that a person names")
 	} else {
-		src, err := newSource(d, filepath.Join(c.StateDir, "scratch"), "")
+		src, err := newSource(tenant, d, filepath.Join(c.StateDir, "scratch"), "")
 		f = examined(ctx, src, err)
 	}
 	for _, argv := range [][]string{d.Before, d.After} {

@@ -29,11 +29,20 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 			return nil, err
 		}
 	}
-	return newSource(d, scratch, restrict)
+	return newSource(t.Name, d, scratch, restrict)
 }
 
-// newSource builds the source of a dataset; it opens nothing yet.
-func newSource(d config.Dataset, scratch, restrict string) (source.Source, error) {
+// newSource builds the source of a tenant's dataset, wherever it is read; it
+// opens nothing yet.
+func newSource(tenant string, d config.Dataset, scratch, restrict string) (source.Source, error) {
+	if d.Via.Via != "" {
+		return newRemote(tenant, d, scratch, restrict)
+	}
+	return newLocal(d, scratch, restrict)
+}
+
+// newLocal builds a source that this process reads.
+func newLocal(d config.Dataset, scratch, restrict string) (source.Source, error) {
 	switch d.Source {
 	case "postgres":
 		return postgres.New(postgres.Config{URL: d.URL, PasswordFile: d.PasswordFile, Jobs: d.Jobs, LockTimeout: d.LockTimeout.Duration,
