@@ -1,5 +1,5 @@
 // Package systemd speaks to the service manager: the few lines of sd_notify(3)
-// that a service needs.
+// and sd_listen_fds(3) that services need.
 package systemd
 
 import (

@@ -13,6 +13,7 @@ import (
 var most = map[string]float64{
 	"strongroom.service":         1.2,
 	"strongroom-mountd@.service": 3.4,
+	"strongroom-source@.service": 0.5,
 }
 
 var overall = regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`)

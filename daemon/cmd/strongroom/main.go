@@ -85,7 +85,7 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 		a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.backupCommand(), a.importCommand(), a.snapshotsCommand(), a.lsCommand(), a.diffCommand(),
 		a.restoreCommand(), a.checkCommand(), a.drillCommand(), a.repairCommand(),
 		a.expireCommand(), a.compactCommand(), a.policyCommand(), a.holdCommand(), a.lockCommand(), a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(),
-		a.storeCommand(), a.mediaCommand(), a.doctorCommand(), a.versionCommand())
+		a.storeCommand(), a.mediaCommand(), a.doctorCommand(), a.sourceCommand(), a.versionCommand())
 	for _, sub := range c.Commands() {
 		noArgsErrors(sub)
 	}
