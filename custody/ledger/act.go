@@ -25,8 +25,7 @@ func (i *Intent) Entry() Entry { return i.entry }
 // Intend announces an act. When it returns without an error the intent is
 // durable, and the act may begin; else the act must not be done:
 //
-//   - ErrBehind or ErrFork: see CheckAnchors; only backups, drills, checks,
-//     restores to registered targets, aborts and vetoes go on;
+//   - ErrBehind or ErrFork: see CheckAnchors; only kinds that GoesOn names do;
 //   - ENOSPC: no room; Expire, Abort and Veto take it from the reserve;
 //   - ErrBroken, ErrLocked, ErrTampered, or any other.
 //
@@ -129,7 +128,7 @@ func (l *Ledger) add(ctx context.Context, e Entry, reserved bool) (_ Entry, err 
 		return Entry{}, err
 	}
 	defer l.unlock(&err)
-	if l.gate != nil && !e.Act.goesOn() {
+	if l.gate != nil && !e.Act.GoesOn() {
 		return Entry{}, l.gate
 	}
 	g, err := l.fresh(e.Tenant)
@@ -154,7 +153,7 @@ func (l *Ledger) fresh(t keys.TenantID) (*log, error) {
 	if g == nil { // another process may have begun it
 		g = newLog(l.files, t, l.c.Trust)
 		if _, err := l.files.root.Lstat(g.dir); err != nil {
-			if _, linked := l.system.links[t]; linked {
+			if _, linked := l.system.links[t]; linked && !l.lost[t] {
 				return nil, fmt.Errorf("log %s: %w: it is gone", g.dir, ErrTampered)
 			}
 			return nil, fmt.Errorf("log %s: %w", g.dir, ErrNoTenant)

@@ -29,6 +29,9 @@ type Anchor struct {
 	From int64
 }
 
+// Conflicts reports whether the anchor is ahead of the ledger, or of another one.
+func (a Anchor) Conflicts() bool { return a.conflicts() }
+
 func (a Anchor) conflicts() bool { return errors.Is(a.Err, ErrBehind) || errors.Is(a.Err, ErrFork) }
 
 // CheckAnchors holds the ledger against the checkpoints that were copied to
@@ -58,19 +61,35 @@ const (
 	maxJunk    = 16      // of them that no box signed, before the last is given up
 )
 
-// anchorsOf checks one place.
-func (l *Ledger) anchorsOf(ctx context.Context, p Place) (_ []Anchor, err error) {
-	groups, err := listCheckpoints(ctx, p.Store)
+// ReadAnchors reads the anchors of a place without holding a ledger against
+// them; Err says which cannot be read.
+func ReadAnchors(ctx context.Context, p Place, trust keys.BoxKeys) ([]Anchor, error) {
+	all, _, err := readAnchors(ctx, p, trust)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("anchors in %s: %w", p.Name, err)
 	}
-	var all []Anchor
+	return all, nil
+}
+
+func readAnchors(ctx context.Context, p Place, trust keys.BoxKeys) (all []Anchor, groups map[string][]string, err error) {
+	if groups, err = listCheckpoints(ctx, p.Store); err != nil {
+		return nil, nil, err
+	}
 	for _, key := range slices.Sorted(maps.Keys(groups)) {
 		a := Anchor{Place: p.Name}
-		if a.Checkpoint, a.Err = last(ctx, p.Store, groups[key], l.c.Trust); a.Err != nil && ctx.Err() != nil {
-			return nil, ctx.Err()
+		if a.Checkpoint, a.Err = last(ctx, p.Store, groups[key], trust); a.Err != nil && ctx.Err() != nil {
+			return nil, nil, ctx.Err()
 		}
 		all = append(all, a)
+	}
+	return all, groups, nil
+}
+
+// anchorsOf checks one place.
+func (l *Ledger) anchorsOf(ctx context.Context, p Place) (_ []Anchor, err error) {
+	all, groups, err := readAnchors(ctx, p, l.c.Trust)
+	if err != nil {
+		return nil, err
 	}
 	if err := l.lock(ctx); err != nil {
 		return nil, err
@@ -184,17 +203,14 @@ func readCheckpoint(ctx context.Context, s Store, key string, trust keys.BoxKeys
 // against holds the ledger against a checkpoint, under the lock. The first
 // error is what it says of the checkpoint, the second that it cannot be said.
 func (l *Ledger) against(c Checkpoint) (conflict, err error) {
-	if conflict, err = l.compare(c); conflict == nil || err != nil {
-		return nil, err
-	}
 	gaps, err := l.gaps()
 	if err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(gaps, func(g gap) bool { return g.covers(c) }) {
+	if c.Ledger == l.system.head.Ledger && slices.ContainsFunc(gaps, func(g gap) bool { return g.covers(c) }) {
 		return nil, nil
 	}
-	return conflict, nil
+	return l.compare(c)
 }
 
 func (l *Ledger) compare(c Checkpoint) (conflict, err error) {
@@ -272,20 +288,32 @@ func (l *Ledger) Continue(ctx context.Context, by Act) (_ []Entry, err error) {
 	if err := l.system.refresh(); err != nil {
 		return nil, err
 	}
-	by.Kind, by.Tenant = Gap, keys.TenantID{}
 	var out []Entry
 	for _, name := range slices.Sorted(maps.Keys(l.conflicts)) {
 		for len(l.conflicts[name]) > 0 {
-			e, err := l.admitGap(l.conflicts[name][0], by)
+			made, err := l.admitOnce(l.conflicts[name][0], by)
+			out = append(out, made...)
 			if err != nil {
 				return out, fmt.Errorf("continue ledger: %w", err)
 			}
-			out = append(out, e)
 			l.conflicts[name] = l.conflicts[name][1:]
 			l.close()
 		}
 	}
 	return out, nil
+}
+
+// admitOnce admits what no entry admits yet; several places know the same.
+func (l *Ledger) admitOnce(a Anchor, by Act) ([]Entry, error) {
+	known, err := l.gaps()
+	if err != nil || slices.ContainsFunc(known, func(g gap) bool { return g.covers(a.Checkpoint) }) {
+		return nil, err
+	}
+	e, err := l.admitGap(a, by)
+	if err != nil {
+		return nil, err
+	}
+	return []Entry{e}, nil
 }
 
 func (l *Ledger) admitGap(a Anchor, by Act) (Entry, error) {
@@ -296,11 +324,38 @@ func (l *Ledger) admitGap(a Anchor, by Act) (Entry, error) {
 	if c.Incarnation >= l.c.Incarnation {
 		return Entry{}, fmt.Errorf("anchor in %s is of incarnation %d, and so is the box: it needs a new one: %w", a.Place, c.Incarnation, a.Err)
 	}
-	e := newEntry(by, l.c.Now())
-	if e.Fields == nil {
-		e.Fields = map[string]string{}
+	fields := map[string]string{}
+	maps.Copy(fields, by.Fields)
+	maps.Copy(fields, gap{c.Tenant, a.From, c.Size, c.Root, c.Incarnation}.fields())
+	fields["place"] = a.Place
+	by.Fields = fields
+	// First in the log itself: its head then is of the new incarnation, and is
+	// not copied to where that of the lost entries is. A crash in between leaves
+	// the gap to be admitted again.
+	if err := l.continueLog(c.Tenant, by); err != nil {
+		return Entry{}, err
 	}
-	maps.Copy(e.Fields, gap{c.Tenant, a.From, c.Size, c.Root, c.Incarnation}.fields())
-	e.Fields["place"], e.Phase = a.Place, Recorded
+	by.Kind, by.Tenant = Gap, keys.TenantID{}
+	e := newEntry(by, l.c.Now())
+	e.Phase = Recorded
 	return l.append(l.system, e, false)
+}
+
+// continueLog says in a tenant's log that it lost entries, for whoever sees no
+// other log.
+func (l *Ledger) continueLog(t keys.TenantID, by Act) error {
+	if t == (keys.TenantID{}) {
+		return nil
+	}
+	g, err := l.fresh(t)
+	if errors.Is(err, ErrNoTenant) {
+		return nil // all of it is lost
+	} else if err != nil {
+		return err
+	}
+	by.Kind, by.Tenant = Continued, t
+	e := newEntry(by, l.c.Now())
+	e.Phase = Recorded
+	_, err = l.write(g, e, false)
+	return err
 }

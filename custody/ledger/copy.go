@@ -20,7 +20,8 @@ import (
 // retry what is worth it themselves.
 type Store interface {
 	// Put stores body, whose SHA-256 is sum, and returns once it is durable.
-	// It never overwrites.
+	// It never overwrites: an error that is fs.ErrExist says that there is
+	// another object of that name.
 	Put(ctx context.Context, key string, body []byte, sum [32]byte) error
 	// Read returns a whole object of at most limit bytes; an error that is
 	// fs.ErrNotExist says that there is none.
@@ -62,6 +63,9 @@ const (
 func checkpointKey(c Checkpoint) string {
 	return fmt.Sprintf("%s%s/%010d/%020d", checkpointKeys, logName(c.Tenant), c.Incarnation, c.Size)
 }
+
+// Key is the name of the checkpoint's copy in a store.
+func (c Checkpoint) Key() string { return checkpointKey(c) }
 
 // tileKey is tlog's name of the tile, "tile/8/…", with the log put in.
 func tileKey(t keys.TenantID, incarnation uint32, tile tlog.Tile) string {
@@ -170,6 +174,9 @@ func (l *Ledger) views(ctx context.Context) (_ []view, err error) {
 	}
 	var out []view
 	for t := range l.system.links {
+		if l.lost[t] {
+			continue
+		}
 		g, err := l.fresh(t)
 		if err == nil {
 			err = l.link(g, false)
@@ -228,6 +235,9 @@ func put(ctx context.Context, s Store, key string, body []byte, secret Secret) e
 		}
 	}
 	if err := s.Put(ctx, key, body, sha256.Sum256(body)); err != nil {
+		if errors.Is(err, fs.ErrExist) && secret != nil && holds(ctx, s, key, plain, secret) == nil {
+			return nil // another process was faster, and sealed the same
+		}
 		return fmt.Errorf("%s: %w", key, err)
 	}
 	return nil

@@ -44,7 +44,7 @@ func (s *shelf) Put(_ context.Context, key string, body []byte, _ [32]byte) erro
 		return errShelf
 	}
 	if have, ok := s.objects[key]; ok && !bytes.Equal(have, body) {
-		return store.ErrExists
+		return errors.Join(fs.ErrExist, store.ErrExists)
 	}
 	s.objects[key] = bytes.Clone(body)
 	return nil
@@ -412,5 +412,65 @@ func TestGapCoversWhatWasLostAndNoMore(t *testing.T) {
 		if g.covers(c.c) != c.want {
 			t.Errorf("%s: covered %v, want %v", c.what, !c.want, c.want)
 		}
+	}
+}
+
+func TestLogWhoseKeyIsGoneIsAdmittedToBeLost(t *testing.T) {
+	ctx := context.Background()
+	c := testConfig(filepath.Join(t.TempDir(), "ledger"))
+	l, s := newLedger(t, c), newShelf(t)
+	p := Place{"s", s}
+	do(t, l, act(tenantA, Backup), Done)
+	do(t, l, act(tenantB, Backup), Done)
+	copyTo(t, l, p)
+	lost, err := l.Head(ctx, tenantA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Path, c.Incarnation = filepath.Join(t.TempDir(), "again"), 2
+	without := func(id keys.TenantID) (Secret, error) {
+		if id == tenantA {
+			return nil, ErrNoSecret
+		}
+		return secretOf(id)
+	}
+	if err := Rebuild(ctx, c, p, without); err != nil {
+		t.Fatal(err)
+	}
+	ask := python(t)
+	key := c.Signer.Public()
+	for range 2 { // also after it was opened once more, and written to
+		r := open(t, c)
+		if bad := anchored(t, r, p); len(bad) > 0 {
+			t.Errorf("anchors %+v", bad)
+		}
+		if err := r.AddTenant(ctx, act(tenantA, Begin)); !errors.Is(err, ErrNoTenant) {
+			t.Errorf("a lost log began again: %v", err)
+		}
+		do(t, r, act(tenantB, "export"), Done)
+		if err := r.Copy(ctx, p, without); err != nil {
+			t.Error(err)
+		}
+		r.Close()
+		report, err := Verify(ctx, c.Path, c.Trust, []Checkpoint{lost})
+		if err != nil || report.Gaps() != 1 {
+			t.Errorf("%+v, %v", report, err)
+		}
+		if said, ok := ask("ledger", c.Path, key.String()); !ok {
+			t.Error(said)
+		}
+	}
+	// The gap is of that log, and of no other.
+	if err := os.RemoveAll(filepath.Join(c.Path, tenantB.String())); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(ctx, c.Path, c.Trust, nil); !errors.Is(err, ErrTampered) {
+		t.Errorf("another log is gone: %v", err)
+	}
+	if said, ok := ask("ledger", c.Path, key.String()); ok {
+		t.Errorf("another log is gone: %s", said)
+	}
+	if _, _, err := Open(ctx, c); !errors.Is(err, ErrTampered) {
+		t.Errorf("another log is gone: %v", err)
 	}
 }

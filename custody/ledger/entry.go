@@ -27,6 +27,11 @@ const (
 	Drill   Kind = "drill"
 	Check   Kind = "check"
 	Restore Kind = "restore" // to a registered target; what leaves the box is an export
+
+	RebuildBox Kind = "box-rebuild"
+	Repair     Kind = "repair"
+	LockExtend Kind = "lock-extend"
+	HoldAdd    Kind = "hold-add"
 )
 
 // Kinds that still have room when the disk is full: they free space or stop
@@ -43,17 +48,21 @@ const (
 	Begin    Kind = "ledger-begin"    // entry 0 of a tenant's log
 	Link     Kind = "ledger-link"     // in the system log: the head of a tenant's
 	Repaired Kind = "ledger-repaired" // an unfinished record was dropped after a crash
-	Gap      Kind = "ledger-gap"      // entries that an anchor knows are lost
+	Gap      Kind = "ledger-gap"      // in the system log: entries that an anchor knows are lost
+	// Continued says the same in the log that lost them.
+	Continued Kind = "ledger-continued"
 )
 
 const ownPrefix = "ledger-"
 
 func (k Kind) reserved() bool { return k == Expire || k == Abort || k == Veto }
 
-// goesOn reports whether an act is allowed while anchors are ahead.
-func (k Kind) goesOn() bool {
+// GoesOn reports whether an act is allowed while anchors are ahead. Locks are
+// renewed, lost shards made again and holds set, for what ends while somebody
+// finds out what happened would be lost to it.
+func (k Kind) GoesOn() bool {
 	switch k {
-	case Backup, Drill, Check, Restore, Abort, Veto:
+	case Backup, Drill, Check, Restore, RebuildBox, Repair, LockExtend, HoldAdd, Abort, Veto:
 		return true
 	}
 	return false

@@ -28,6 +28,9 @@ func (g gap) covers(c Checkpoint) bool {
 		(c.Size < g.to || c.Root == g.root)
 }
 
+// whole reports whether the gap is all of a log of which that head was linked.
+func (g gap) whole(l link) bool { return g.tenant == l.Tenant && g.from == 0 && l.Size <= g.to }
+
 func (g gap) fields() map[string]string {
 	return map[string]string{
 		"log": logName(g.tenant), "from": strconv.FormatInt(g.from, 10), "to": strconv.FormatInt(g.to, 10),

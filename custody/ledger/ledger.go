@@ -67,6 +67,10 @@ var (
 	// ErrBehind: a checkpoint that was signed by the box knows more entries:
 	// the state directory was put back from an older copy.
 	ErrBehind = errors.New("a signed checkpoint is ahead of the ledger")
+	// ErrOutdated: the box got a new incarnation while this process ran.
+	ErrOutdated = errors.New("start this process again")
+	// ErrNoSecret: the key that a log's copies are sealed under is gone.
+	ErrNoSecret = errors.New("its copies cannot be opened")
 	// ErrOpen: an intent that had its outcome has no second one.
 	ErrOpen = errors.New("the act is not open")
 )
@@ -99,6 +103,7 @@ type Ledger struct {
 	mu     sync.Mutex // guards what follows, with the lock file beside it
 	system *log
 	logs   map[keys.TenantID]*log
+	lost   map[keys.TenantID]bool // linked, and admitted to be lost whole
 	broken error
 	gate   error // ErrBehind or ErrFork: what the anchors say
 	// By name of a place whose anchors were checked: what it holds of this
@@ -330,6 +335,9 @@ func (l *Ledger) AddTenant(ctx context.Context, by Act) (err error) {
 	defer l.unlock(&err)
 	if err := l.system.refresh(); err != nil {
 		return err
+	}
+	if l.lost[by.Tenant] {
+		return fmt.Errorf("log %s: %w: it was lost, and does not begin again", by.Tenant, ErrNoTenant)
 	}
 	if l.logs[by.Tenant] != nil {
 		return fmt.Errorf("log %s: %w", by.Tenant, ErrExists)

@@ -308,7 +308,13 @@ func (g *log) refresh() error {
 //
 // A crash leaves the record whole, in part, or not at all; nobody heard of it
 // yet, so each is right. See parseSegment.
+//
+// A process that runs since before the box got a new incarnation writes nothing
+// any more: within a log incarnations never go down.
 func (g *log) append(e Entry, s Signer, incarnation uint32) (Entry, error) {
+	if g.head.Incarnation > incarnation {
+		return Entry{}, fmt.Errorf("log %s: %w: it is written by incarnation %d of the box now, this process is of %d", g.dir, ErrOutdated, g.head.Incarnation, incarnation)
+	}
 	if len(g.records) == tileWidth {
 		if err := g.settle(); err != nil {
 			return Entry{}, err

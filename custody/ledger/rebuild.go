@@ -15,7 +15,8 @@ import (
 )
 
 // Rebuild makes the ledger of a rebuilt box from the copies in one place, in a
-// directory that is not there yet. c.Incarnation must be a new one. The place
+// directory that is not there yet. c.Incarnation must be a new one. A tenant's log
+// for which secrets says ErrNoSecret is admitted to be lost. The place
 // should be the one whose anchors are furthest; CheckAnchors, after Open, tells
 // when another one is ahead.
 func Rebuild(ctx context.Context, c Config, p Place, secrets Secrets) error {
@@ -55,13 +56,20 @@ func rebuild(ctx context.Context, c Config, p Place, secrets Secrets) (err error
 	return syncAbove(c.Path)
 }
 
+// A head is the last checkpoint of a log in a place, and the names of it and of
+// those before it.
+type head struct {
+	Checkpoint
+	names []string
+}
+
 // newest returns the last checkpoint of each log in a place.
-func newest(ctx context.Context, s Store, c Config) ([]Checkpoint, error) {
+func newest(ctx context.Context, s Store, c Config) ([]head, error) {
 	groups, err := listCheckpoints(ctx, s)
 	if err != nil {
 		return nil, err
 	}
-	best := map[keys.TenantID]Checkpoint{}
+	best := map[keys.TenantID]head{}
 	for _, names := range groups {
 		k, err := last(ctx, s, names, c.Trust)
 		if errors.Is(err, keys.ErrUnknownBox) || errors.Is(err, ErrTampered) {
@@ -73,7 +81,7 @@ func newest(ctx context.Context, s Store, c Config) ([]Checkpoint, error) {
 			return nil, fmt.Errorf("the copies are of incarnation %d; the box needs a new one", k.Incarnation)
 		}
 		if have := best[k.Tenant]; k.Incarnation > have.Incarnation {
-			best[k.Tenant] = k
+			best[k.Tenant] = head{k, names}
 		}
 	}
 	system, ok := best[keys.TenantID{}]
@@ -85,12 +93,12 @@ func newest(ctx context.Context, s Store, c Config) ([]Checkpoint, error) {
 			return nil, fmt.Errorf("log %s: %w: it is of another ledger", logName(t), ErrTampered)
 		}
 	}
-	return slices.SortedFunc(maps.Values(best), func(a, b Checkpoint) int { return slices.Compare(a.Tenant[:], b.Tenant[:]) }), nil
+	return slices.SortedFunc(maps.Values(best), func(a, b head) int { return slices.Compare(a.Tenant[:], b.Tenant[:]) }), nil
 }
 
 // fill writes all logs. One of a tenant may be ahead of the system's by what
 // the last copy did not come to; its head is linked.
-func fill(ctx context.Context, c Config, s Store, heads []Checkpoint, secrets Secrets) error {
+func fill(ctx context.Context, c Config, s Store, heads []head, secrets Secrets) error {
 	f, err := openFiles(c)
 	if err != nil {
 		return err
@@ -98,12 +106,16 @@ func fill(ctx context.Context, c Config, s Store, heads []Checkpoint, secrets Se
 	defer f.root.Close()
 	l := &Ledger{c: c, files: f, reserve: reserve{files: f}}
 	var logs []*log
+	var lost []Checkpoint
 	for _, head := range heads {
 		secret, err := secrets(head.Tenant)
-		if err != nil {
+		if errors.Is(err, ErrNoSecret) && head.Tenant != (keys.TenantID{}) {
+			lost = append(lost, head.Checkpoint)
+			continue
+		} else if err != nil {
 			return fmt.Errorf("log %s: %w", logName(head.Tenant), err)
 		}
-		entries, err := fetch(ctx, s, head, secret)
+		entries, err := fetchLast(ctx, s, head, secret, c.Trust)
 		if err != nil {
 			return err
 		}
@@ -115,7 +127,13 @@ func fill(ctx context.Context, c Config, s Store, heads []Checkpoint, secrets Se
 		logs = append(logs, g)
 	}
 	l.system = logs[0] // the zero id sorts first
+	if err := l.admitLost(lost); err != nil {
+		return err
+	}
 	for t := range l.system.links {
+		if l.lost[t] {
+			continue
+		}
 		if !slices.ContainsFunc(logs, func(g *log) bool { return g.tenant == t }) {
 			return fmt.Errorf("log %s: %w: there is no copy of it", t, ErrTampered)
 		}
@@ -124,6 +142,38 @@ func fill(ctx context.Context, c Config, s Store, heads []Checkpoint, secrets Se
 		if err := l.relink(g); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// fetchLast reads the entries up to the last checkpoint of which the tiles are
+// there: one may stand alone, put back from elsewhere. CheckAnchors then says that
+// it is ahead.
+func fetchLast(ctx context.Context, s Store, h head, secret Secret, trust keys.BoxKeys) ([][]byte, error) {
+	entries, err := fetch(ctx, s, h.Checkpoint, secret)
+	for i := len(h.names) - 2; i >= max(0, len(h.names)-maxJunk) && errors.Is(err, fs.ErrNotExist); i-- {
+		k, e := readCheckpoint(ctx, s, h.names[i], trust)
+		if e != nil {
+			continue
+		}
+		entries, err = fetch(ctx, s, k, secret)
+	}
+	return entries, err
+}
+
+// admitLost records the logs whose key is gone. Their hashes stay in the stores,
+// and what was proven of them can be checked; what they said cannot be read.
+func (l *Ledger) admitLost(lost []Checkpoint) error {
+	l.lost = map[keys.TenantID]bool{}
+	for _, c := range lost {
+		fields := gap{c.Tenant, 0, c.Size, c.Root, c.Incarnation}.fields()
+		fields["reason"] = ErrNoSecret.Error()
+		e := newEntry(Act{Kind: Gap, Actor: self, Role: selfRole, Source: selfRole, Fields: fields}, l.c.Now())
+		e.Phase = Recorded
+		if _, err := l.append(l.system, e, true); err != nil {
+			return err
+		}
+		l.lost[c.Tenant] = true
 	}
 	return nil
 }

@@ -129,10 +129,27 @@ func (l *Ledger) loadAll() error {
 		}
 		l.logs[t] = g
 	}
-	for t := range l.system.links {
-		if l.logs[t] == nil {
+	return l.findLost()
+}
+
+// findLost wants each log that is linked to be there, or admitted to be lost.
+func (l *Ledger) findLost() error {
+	l.lost = map[keys.TenantID]bool{}
+	var gaps []gap
+	for t, have := range l.system.links {
+		if l.logs[t] != nil {
+			continue
+		}
+		if gaps == nil {
+			var err error
+			if gaps, err = l.gaps(); err != nil {
+				return err
+			}
+		}
+		if !slices.ContainsFunc(gaps, func(g gap) bool { return g.whole(have) }) {
 			return fmt.Errorf("log %s: %w: it is gone", t, ErrTampered)
 		}
+		l.lost[t] = true
 	}
 	return nil
 }

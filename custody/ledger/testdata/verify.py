@@ -1,5 +1,11 @@
 #!/usr/bin/python3
-"""A second verifier, by the format alone: verify.py ledger DIR KEY [CHECKPOINT...] | proof FILE KEY | - for lines of these"""
+"""A second verifier, by the format alone. KEY is that of the box, or several, KEY,KEY, of one that was rebuilt.
+
+verify.py ledger DIR KEY [CHECKPOINT...]   a ledger's directory
+verify.py copies DIR KEY [CHECKPOINT...]   the copies in a store, as far as they are not sealed
+verify.py proof FILE KEY
+verify.py -                                lines of these
+"""
 import base64, hashlib, json, os, re, struct, sys
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -37,12 +43,14 @@ def b64(s, n=None):
     return raw
 
 
-def checkpoint(note, key):
+def checkpoint(note, keys):
     text, sep, sigs = note.decode().partition("\n\n")
     m = re.fullmatch("\u2014 " + NAME + " ([A-Za-z0-9+/=]+)\n", sigs)
     need(sep and m, "note has not the one signature")
     raw, text = b64(m[1], 68), text + "\n"
-    need(raw[:4] == sha(NAME.encode() + b"\n\1" + key)[:4], "note is signed by another key")
+    key = [k for k in keys if raw[:4] == sha(NAME.encode() + b"\n\1" + k)[:4]]
+    need(len(key) == 1, "note is signed by another key")
+    key = key[0]
     Ed25519PublicKey.from_public_bytes(key).verify(raw[4:], text.encode())
     m = re.fullmatch("strongroom/ledger/([0-9a-f]{32})/(system|[0-9a-f]{32})\n([1-9][0-9]*)\n(.{44})\nincarnation ([1-9][0-9]*)\n", text)
     need(m, "text of note")
@@ -146,8 +154,11 @@ class Log:
 def verify_ledger(dir, key, known):
     system, last = Log(dir, "system", key), {}
     logs = {n: Log(dir, n, key) for n in os.listdir(dir) if re.fullmatch("[0-9a-f]{32}", n)}
+    lost = {e["fields"]["log"]: int(e["fields"]["to"]) for e in system.entries if e["act"] == "ledger-gap" and e["fields"]["from"] == "0"}
     for name, (size, root) in system.links():
-        need(name in logs, name + " is gone")
+        if name not in logs:
+            need(size <= lost.get(name, 0), name + " is gone")
+            continue
         need(last.get(name, 0) < size <= len(logs[name].leaves), "%s is behind its link, or that goes back" % name)
         need(tree(logs[name].leaves, 0, size, logs[name].memo).hex() == root, "%s is not what was linked" % name)
         last[name] = size
@@ -162,6 +173,44 @@ def verify_ledger(dir, key, known):
         need(size <= len(logs[name].leaves), "checkpoint is ahead")
         need(tree(logs[name].leaves, 0, size, logs[name].memo) == root, "checkpoint is of another history")
     return "ok " + " ".join("%s=%d" % (n, len(logs[n].leaves)) for n in sorted(logs))
+
+
+def copied(dir, log, inc, level, n, size):
+    """One tile of a tree of that size, as a store has it."""
+    width = min(256, size - 256 * n)
+    name = os.path.join(dir, "ledger", "tile", log, inc, tile_name(level, n)[5:])
+    return read(name if width == 256 else "%s.p/%d" % (name, width))
+
+
+def verify_copies(dir, key, known):
+    top, logs, ledger, gaps = os.path.join(dir, "ledger", "checkpoint"), {}, None, 0
+    for log in sorted(os.listdir(top)):
+        before = []
+        for inc in sorted(os.listdir(os.path.join(top, log))):
+            sizes = sorted(os.listdir(os.path.join(top, log, inc)))
+            size, leaves, memo = int(sizes[-1]), [], {}
+            for n in range((size + 255) // 256):
+                b = copied(dir, log, inc, 0, n, size)
+                need(len(b) == 32 * min(256, size - 256 * n), log + ": hash tile has another length")
+                leaves += [b[i : i + 32] for i in range(0, len(b), 32)]
+                need(copied(dir, log, inc, "data", n, size), log + ": tile of entries is empty")
+            for name in sizes:
+                id, of, n, root, i = checkpoint(read(top, log, inc, name), key)
+                need(of == log and "%020d" % n == name and "%010d" % i == inc, log + ": checkpoint under another name")
+                need(root == tree(leaves, 0, n, memo), "%s: checkpoint of %d entries is not of the hashes" % (log, n))
+                need(ledger in (None, id), log + ": of another ledger")
+                ledger = id
+            gaps += leaves[: len(before)] != before  # an entry of the system log, which is sealed, must admit it
+            before = leaves
+            logs[log] = (leaves, memo)
+    need("system" in logs, "no system log")
+    for file in known:
+        id, log, size, root, _ = checkpoint(read(file), key)
+        need(id == ledger and log in logs, "checkpoint of another ledger")
+        leaves, memo = logs[log]
+        need(size <= len(leaves), "checkpoint is ahead")
+        need(tree(leaves, 0, size, memo) == root, "checkpoint is of another history")
+    return "ok %s gaps=%d" % (" ".join("%s=%d" % (n, len(logs[n][0])) for n in sorted(logs)), gaps)
 
 
 def verify_proof(file, key):
@@ -188,7 +237,8 @@ def verify_proof(file, key):
 
 def run(what, path, key, *known):
     try:
-        return verify_ledger(path, bytes.fromhex(key), known) if what == "ledger" else verify_proof(path, bytes.fromhex(key))
+        verify = {"ledger": verify_ledger, "copies": verify_copies, "proof": verify_proof}[what]
+        return verify(path, [bytes.fromhex(k) for k in key.split(",")], *([known] if what != "proof" else []))
     except (InvalidSignature, ValueError, KeyError, TypeError, IndexError, struct.error, OSError) as e:
         return "bad: " + repr(e)
 
