@@ -103,6 +103,12 @@ type Box struct {
 // made beside its place and moved there whole: a crash before leaves what the
 // next Init replaces, since no key was ever in it.
 func Init(dir string, c *Credential) error {
+	return initWith(dir, c, func(b *Box) error {
+		return b.writeOrganisation(Organisation{1, keys.BoxKeys{{Public: c.signer.Public(), First: 1}}, []keys.RecoveryPublic{}})
+	})
+}
+
+func initWith(dir string, c *Credential, fill func(*Box) error) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("make key store: %w", err)
@@ -114,7 +120,7 @@ func Init(dir string, c *Credential) error {
 	if err := os.RemoveAll(unfinished); err != nil {
 		return fmt.Errorf("make key store: %w", err)
 	}
-	if err := makeStore(unfinished, c); err != nil {
+	if err := makeStore(unfinished, c, fill); err != nil {
 		return fmt.Errorf("make key store: %w", errors.Join(err, os.RemoveAll(unfinished)))
 	}
 	if err := os.Rename(unfinished, dir); err != nil {
@@ -123,7 +129,7 @@ func Init(dir string, c *Credential) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-func makeStore(dir string, c *Credential) error {
+func makeStore(dir string, c *Credential, fill func(*Box) error) error {
 	if err := os.MkdirAll(filepath.Join(dir, tenantsDir), 0o700); err != nil {
 		return err
 	}
@@ -137,8 +143,7 @@ func makeStore(dir string, c *Credential) error {
 	if err := CreateSlots(filepath.Join(dir, slotsFile), DefaultSlots, c); err != nil {
 		return err
 	}
-	b := &Box{dir: dir, credential: c}
-	return b.writeOrganisation(Organisation{1, keys.BoxKeys{{Public: c.signer.Public(), First: 1}}, []keys.RecoveryPublic{}})
+	return fill(&Box{dir: dir, credential: c})
 }
 
 // Open opens an existing key store.

@@ -17,9 +17,12 @@ type Copy struct {
 	Issued   time.Time `json:"issued"`
 	Code     string    `json:"code"` // what its holder reads back
 	ReadBack time.Time `json:"read_back,omitzero"`
+	// Outdated: it was issued before the box was rebuilt, and does not know the
+	// key that signs now.
+	Outdated bool `json:"outdated,omitempty"`
 }
 
-// ErrNoCopy: no copy of that number was issued.
+// ErrNoCopy: no copy of that number was issued, or it is outdated.
 var ErrNoCopy = errors.New("no such copy of the kit")
 
 func checkCopies(copies []Copy) error {
@@ -116,6 +119,9 @@ func (b *Box) ReadBackCopy(tenant string, number int, code string, now time.Time
 			return fmt.Errorf("copy %d: %w", number, ErrNoCopy)
 		}
 		c := &t.Copies[number-1]
+		if c.Outdated {
+			return fmt.Errorf("copy %d: %w: it is of before the box was rebuilt, and opens nothing of since then; issue a new one", number, ErrNoCopy)
+		}
 		if err := keys.CheckCopyCode(c.Code, code); err != nil {
 			return fmt.Errorf("copy %d: %w", number, err)
 		}
