@@ -25,6 +25,7 @@ type Task struct {
 	Level           notify.Level // of what leaves the box about it
 	Spec            *schedule.Spec
 	Uses            []schedule.Class
+	AtOnce          bool // the first run does not wait for its time
 	// Do does the work, or goes on with it where a dead process left it. It
 	// returns how it ended; an error after ctx ended means that it can go on.
 	Do func(ctx context.Context, r Reporter) (state.Outcome, string, error)
@@ -115,7 +116,30 @@ func (d *Daemon) begin(ctx context.Context) error {
 	if err := d.watch(ctx); err != nil {
 		return err
 	}
-	return d.takeUp(ctx)
+	if err := d.takeUp(ctx); err != nil {
+		return err
+	}
+	return d.firsts(ctx)
+}
+
+// firsts begins what must not wait for its time and never succeeded.
+func (d *Daemon) firsts(ctx context.Context) error {
+	health, err := d.c.DB.Datasets(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range d.current() {
+		never := slices.ContainsFunc(health, func(h state.Health) bool {
+			return h.Tenant == t.Tenant && h.Dataset == t.Dataset && h.LastSuccess.IsZero()
+		})
+		if !t.AtOnce || !never {
+			continue
+		}
+		if _, err := d.Start(ctx, t.Job); err != nil && !errors.Is(err, state.ErrRunning) {
+			return err
+		}
+	}
+	return nil
 }
 
 // loop plans, sleeps, and says that it lives. The watchdog hears it only after a

@@ -389,6 +389,9 @@ func (t Tenant) check() error {
 	if err := checkName(t.Name); err != nil {
 		return err
 	}
+	if t.Name == SelfTenant {
+		return bad("name", "%q is the box itself: its state is backed up without being configured", t.Name)
+	}
 	if !slices.Contains([]string{"top-secret", "secret", "confidential"}, t.Level) {
 		return bad("level", "level %q is not \"top-secret\", \"secret\" or \"confidential\"", t.Level)
 	}

@@ -56,7 +56,7 @@ func (s *Site) Compact(ctx context.Context, tenant, dataset string, o CompactOpt
 	if o.Without != "" {
 		fields["without"] = ledger.Text(o.Without)
 	}
-	return s.acting(ctx, tenant, "compact", fields, func() (map[string]string, error) { return nil, s.compact(ctx, tenant, dataset, o) })
+	return s.acting(ctx, tenant, compactAct, fields, func() (map[string]string, error) { return nil, s.compact(ctx, tenant, dataset, o) })
 }
 
 func (s *Site) compact(ctx context.Context, tenant, dataset string, o CompactOptions) error {

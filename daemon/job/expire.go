@@ -269,6 +269,17 @@ func (s *Site) Accept(ctx context.Context, tenant, dataset, snapshot, reason str
 	if strings.TrimSpace(reason) == "" || len(reason) > 500 {
 		return "", nil, exit.With(exit.Usage, errors.New("--reason must say why the anomaly is right, in at most 500 bytes"))
 	}
+	var id string
+	var what []string
+	fields := map[string]string{"dataset": ledger.Text(dataset), "snapshot": ledger.Text(snapshot), "reason": ledger.Text(reason)}
+	err := s.acting(ctx, tenant, acceptAct, fields, func() (_ map[string]string, err error) {
+		id, what, err = s.accept(ctx, tenant, dataset, snapshot, reason, now)
+		return nil, err
+	})
+	return id, what, err
+}
+
+func (s *Site) accept(ctx context.Context, tenant, dataset, snapshot, reason string, now time.Time) (string, []string, error) {
 	_, _, id, dir, err := s.known(tenant, dataset)
 	if err != nil {
 		return "", nil, err

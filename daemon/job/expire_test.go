@@ -234,31 +234,31 @@ func TestHoldsLastAndAreStrict(t *testing.T) {
 		mustBackup(t, s)
 	}
 	for _, scope := range []string{"acme", "acme/crm", "acme/crm@latest"} {
-		if _, err := s.AddHold(scope, "lawsuit", time.Now()); err != nil {
+		if _, err := s.AddHold(t.Context(), scope, "lawsuit", time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.AddHold(scope, "lawsuit", time.Now()); exit.Of(err) != exit.Refused {
+		if _, err := s.AddHold(t.Context(), scope, "lawsuit", time.Now()); exit.Of(err) != exit.Refused {
 			t.Errorf("%s twice: %v", scope, err)
 		}
 		if p, err := expireAt(t, s, time.Hour, false); exit.Of(err) != exit.Refused || len(p.Frozen) != 1 {
 			t.Errorf("%s: %v", scope, err)
 		}
-		if err := s.RemoveHold(scope); err != nil {
+		if err := s.RemoveHold(t.Context(), scope); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, scope := range []string{"other", "acme/crm2", "acm"} {
-		if _, err := s.AddHold(scope, "lawsuit", time.Now()); err != nil {
+		if _, err := s.AddHold(t.Context(), scope, "lawsuit", time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if p, err := expireAt(t, s, time.Hour, true); err != nil || len(p.Frozen) > 0 {
 		t.Errorf("holds on others: %v", err)
 	}
-	if err := s.RemoveHold("acme"); exit.Of(err) != exit.Usage {
+	if err := s.RemoveHold(t.Context(), "acme"); exit.Of(err) != exit.Usage {
 		t.Errorf("none to remove: %v", err)
 	}
-	if _, err := s.AddHold("acme", "two\nlines", time.Now()); exit.Of(err) != exit.Usage {
+	if _, err := s.AddHold(t.Context(), "acme", "two\nlines", time.Now()); exit.Of(err) != exit.Usage {
 		t.Errorf("two lines: %v", err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "state", holdsName), []byte("[{"), 0o600); err != nil {

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/repo"
 	"strongroom/repo/retain"
 )
@@ -51,12 +54,12 @@ func (s *Site) holdsOn(tenant, dataset string) ([]retain.Hold, error) {
 
 // AddHold makes a hold on TENANT, TENANT/DATASET or TENANT/DATASET@SNAPSHOT. It
 // is durable on return. The name need not be configured any more.
-func (s *Site) AddHold(scope, reason string, now time.Time) (retain.Hold, error) {
+func (s *Site) AddHold(ctx context.Context, scope, reason string, now time.Time) (retain.Hold, error) {
 	h := retain.Hold{Scope: scope, Reason: reason, Since: now.UTC().Truncate(time.Second)}
 	if strings.TrimSpace(reason) == "" || len(reason) > 500 || strings.ContainsFunc(reason, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return h, exit.With(exit.Usage, errors.New("a hold needs a reason of one line, at most 500 bytes"))
 	}
-	return h, s.changeHolds(func(all []retain.Hold) ([]retain.Hold, error) {
+	return h, s.holding(ctx, ledger.HoldAdd, scope, reason, func(all []retain.Hold) ([]retain.Hold, error) {
 		if slices.ContainsFunc(all, func(o retain.Hold) bool { return o.Scope == scope }) {
 			return nil, fmt.Errorf("%w: there is a hold on %s already", ErrRefused, scope)
 		}
@@ -65,8 +68,8 @@ func (s *Site) AddHold(scope, reason string, now time.Time) (retain.Hold, error)
 }
 
 // RemoveHold ends a hold.
-func (s *Site) RemoveHold(scope string) error {
-	return s.changeHolds(func(all []retain.Hold) ([]retain.Hold, error) {
+func (s *Site) RemoveHold(ctx context.Context, scope string) error {
+	return s.holding(ctx, holdRemove, scope, "", func(all []retain.Hold) ([]retain.Hold, error) {
 		n := len(all)
 		all = slices.DeleteFunc(all, func(o retain.Hold) bool { return o.Scope == scope })
 		if len(all) == n {
@@ -74,6 +77,22 @@ func (s *Site) RemoveHold(scope string) error {
 		}
 		return all, nil
 	})
+}
+
+// holding changes the holds as an act, in the log of the tenant, or in the
+// system's where the box never had keys of one of that name.
+func (s *Site) holding(ctx context.Context, kind ledger.Kind, scope, reason string, change func([]retain.Hold) ([]retain.Hold, error)) error {
+	tenant := scope[:strings.IndexAny(scope+"/", "/@")]
+	if _, err := s.Box.Tenant(tenant); errors.Is(err, box.ErrNoTenant) {
+		tenant = ""
+	} else if err != nil {
+		return err
+	}
+	fields := map[string]string{"scope": ledger.Text(scope)}
+	if reason != "" {
+		fields["reason"] = ledger.Text(reason)
+	}
+	return s.acting(ctx, tenant, kind, fields, func() (map[string]string, error) { return nil, s.changeHolds(change) })
 }
 
 func (s *Site) changeHolds(change func([]retain.Hold) ([]retain.Hold, error)) error {

@@ -54,7 +54,15 @@ type Imaged struct {
 // Crash story. All is made in a directory beside the image and goes with it;
 // the register notes the session first, so one that was cut off is not taken
 // for a disc.
-func (m *Media) Image(ctx context.Context, label string, o ImageOptions) (_ *Imaged, err error) {
+func (m *Media) Image(ctx context.Context, label string, o ImageOptions) (made *Imaged, err error) {
+	err = m.acting(ctx, "media-image", label, map[string]string{"burn": fmt.Sprint(o.Burn)}, func() error {
+		made, err = m.image(ctx, label, o)
+		return err
+	})
+	return made, err
+}
+
+func (m *Media) image(ctx context.Context, label string, o ImageOptions) (_ *Imaged, err error) {
 	release, err := m.alone()
 	if err != nil {
 		return nil, err
@@ -197,6 +205,14 @@ func readBack(f *os.File, size int64, want [sha256.Size]byte) error {
 // image that was made. That proves which medium it is too: nobody else has an
 // image of that hash.
 func (m *Media) VerifyDisc(ctx context.Context, label, device string, progress func(done, total int64)) (s MediumState, err error) {
+	err = m.acting(ctx, "media-verify", label, nil, func() error {
+		s, err = m.verifyDisc(ctx, label, device, progress)
+		return err
+	})
+	return s, err
+}
+
+func (m *Media) verifyDisc(ctx context.Context, label, device string, progress func(done, total int64)) (s MediumState, err error) {
 	x, err := m.register.ByLabel(label)
 	if err != nil {
 		return s, err

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/ledger"
 	"strongroom/repo"
 	"strongroom/source"
 	"strongroom/source/command"
@@ -32,6 +33,17 @@ type Dump struct {
 // retention look at. So a dump that is older than the newest one is refused.
 // What was imported before one failed stays.
 func (s *Site) Import(ctx context.Context, tenant, dataset string, dumps []Dump, o BackupOptions, done func(Dump, *BackupResult) error) error {
+	return s.acting(ctx, tenant, importAct, map[string]string{"dataset": ledger.Text(dataset), "dumps": fmt.Sprint(len(dumps))}, func() (map[string]string, error) {
+		taken := 0
+		err := s.imports(ctx, tenant, dataset, dumps, o, func(x Dump, r *BackupResult) error {
+			taken++
+			return done(x, r)
+		})
+		return map[string]string{"taken": fmt.Sprint(taken)}, err
+	})
+}
+
+func (s *Site) imports(ctx context.Context, tenant, dataset string, dumps []Dump, o BackupOptions, done func(Dump, *BackupResult) error) error {
 	c, t, err := s.Tenant(tenant)
 	if err != nil {
 		return err

@@ -10,12 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
 	"strongroom/custody/keys/share"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/store"
@@ -29,6 +31,7 @@ type InitOptions struct {
 	// Public are the public halves of recovery keys that the station made.
 	Public []keys.RecoveryPublic
 	Now    time.Time
+	Actor  Actor
 }
 
 // ErrNeedRecovery: a class of tenants has no recovery key and none was given.
@@ -66,29 +69,58 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 		return nil, err
 	}
 	defer s.Close()
+	s.Actor = o.Actor
 	r := &InitResult{Recovery: []string{}, Shares: []string{}, Tenants: []string{}, Stores: []string{}}
-	if err := s.markStores(ctx, fresh, r); err != nil {
+	if err := s.adding(ctx, fresh, r); err != nil {
 		return nil, err
 	}
 	for _, name := range r.Stores {
 		probeNewLock(ctx, c, name, o.Now, log)
 	}
-	if err := s.recoveryKeys(o, r); err != nil {
+	if err := s.recoveryKeys(ctx, o, r); err != nil {
 		return nil, err
 	}
+	want := map[string]keys.Level{}
+	names := []string{}
 	for _, t := range c.Tenants {
-		_, err := s.Box.Tenant(t.Name)
-		if err == nil {
-			continue
-		} else if !errors.Is(err, box.ErrNoTenant) {
+		names, want[t.Name] = append(names, t.Name), keys.Level(t.Level)
+	}
+	names, want[SelfTenant] = append(names, SelfTenant), highest(c.Tenants)
+	for _, name := range names {
+		if err := s.addTenant(ctx, name, want[name], o.Now, r); err != nil {
 			return nil, err
 		}
-		if _, err := s.Box.AddTenant(t.Name, keys.Level(t.Level), o.Now); err != nil {
-			return nil, err
-		}
-		r.Tenants = append(r.Tenants, t.Name)
 	}
 	return r, nil
+}
+
+// addTenant makes the keys of a tenant that has none.
+func (s *Site) addTenant(ctx context.Context, name string, level keys.Level, now time.Time, r *InitResult) error {
+	if _, err := s.Box.Tenant(name); !errors.Is(err, box.ErrNoTenant) {
+		return err
+	}
+	return s.acting(ctx, "", tenantAdd, map[string]string{"tenant": name, "level": string(level)}, func() (map[string]string, error) {
+		t, err := s.Box.AddTenant(name, level, now)
+		if err != nil {
+			return nil, err
+		}
+		r.Tenants = append(r.Tenants, name)
+		return map[string]string{"log": t.ID.String()}, nil
+	})
+}
+
+// adding marks new stores.
+func (s *Site) adding(ctx context.Context, fresh []freshStore, r *InitResult) error {
+	if len(fresh) == 0 {
+		return nil
+	}
+	var names []string
+	for _, f := range fresh {
+		names = append(names, f.name)
+	}
+	return s.acting(ctx, "", storeAdd, map[string]string{"store": ledger.Text(strings.Join(names, " "))}, func() (map[string]string, error) {
+		return nil, s.markStores(ctx, fresh, r)
+	})
 }
 
 // survey looks at what init would build on and changes nothing. It returns the
@@ -279,7 +311,7 @@ func mustBeEmpty(ctx context.Context, st store.Store) error {
 
 // recoveryKeys makes or takes the recovery key of every class that a tenant
 // needs.
-func (s *Site) recoveryKeys(o InitOptions, r *InitResult) error {
+func (s *Site) recoveryKeys(ctx context.Context, o InitOptions, r *InitResult) error {
 	for _, t := range s.Config.Tenants {
 		class := keys.Level(t.Level).Class()
 		org, err := s.Box.Organisation()
@@ -290,14 +322,20 @@ func (s *Site) recoveryKeys(o InitOptions, r *InitResult) error {
 			r.addRecovery(have)
 			continue
 		}
-		public, err := s.findOrMake(class, o, r)
+		err = s.acting(ctx, "", recoveryAdd, map[string]string{"class": class.String()}, func() (map[string]string, error) {
+			public, err := s.findOrMake(class, o, r)
+			if err == nil {
+				err = s.Box.AddRecovery(public)
+			}
+			if err != nil {
+				return nil, err
+			}
+			r.addRecovery(public)
+			return map[string]string{"fingerprint": public.Fingerprint.String()}, nil
+		})
 		if err != nil {
 			return err
 		}
-		if err := s.Box.AddRecovery(public); err != nil {
-			return err
-		}
-		r.addRecovery(public)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/expire"
@@ -131,7 +132,7 @@ type tenantLocking struct {
 // every store that locks. It may be stopped and run again.
 func (s *Site) ExtendLocks(ctx context.Context, o LockOptions) ([]TenantLocks, error) {
 	s.warnOfRoles()
-	return s.locking(ctx, "lock extend", o, func(w *tenantLocking) error {
+	return s.locking(ctx, "lock extend", o, !o.DryRun, func(w *tenantLocking) error {
 		// What nothing is known of may be locked for long enough: the plan of a dry
 		// run and of a real one are the same.
 		if err := w.ask(ctx, w.k.Unknown(w.needed)); err != nil {
@@ -157,7 +158,7 @@ func (s *Site) ExtendLocks(ctx context.Context, o LockOptions) ([]TenantLocks, e
 
 // Locks asks the stores how what live snapshots need is locked.
 func (s *Site) Locks(ctx context.Context, o LockOptions) ([]TenantLocks, error) {
-	return s.locking(ctx, "lock list", o, func(w *tenantLocking) error {
+	return s.locking(ctx, "lock list", o, false, func(w *tenantLocking) error {
 		if err := w.ask(ctx, w.needed); err != nil {
 			return err
 		}
@@ -166,8 +167,8 @@ func (s *Site) Locks(ctx context.Context, o LockOptions) ([]TenantLocks, error) 
 	})
 }
 
-// locking does one thing with the locks of each tenant.
-func (s *Site) locking(ctx context.Context, holder string, o LockOptions, do func(*tenantLocking) error) ([]TenantLocks, error) {
+// locking does one thing with the locks of each tenant; an extension is an act.
+func (s *Site) locking(ctx context.Context, holder string, o LockOptions, extends bool, do func(*tenantLocking) error) ([]TenantLocks, error) {
 	if !slices.ContainsFunc(s.Config.Stores, func(c config.Store) bool { return c.Lock != "" }) {
 		return nil, exit.With(exit.Usage, fmt.Errorf("no store in %s has a lock", s.Config.Path))
 	}
@@ -184,7 +185,17 @@ func (s *Site) locking(ctx context.Context, holder string, o LockOptions, do fun
 		if o.Tenant != "" && c.Name != o.Tenant {
 			continue
 		}
-		l, err := s.lockingTenant(ctx, holder, c.Name, o, do)
+		var l *TenantLocks
+		one := func() (err error) {
+			l, err = s.lockingTenant(ctx, holder, c.Name, o, do)
+			return err
+		}
+		var err error
+		if extends {
+			err = s.acting(ctx, c.Name, ledger.LockExtend, nil, func() (map[string]string, error) { return nil, one() })
+		} else {
+			err = one()
+		}
 		if err != nil {
 			return out, fmt.Errorf("tenant %q: %w", c.Name, err)
 		}

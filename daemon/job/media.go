@@ -1,13 +1,16 @@
 package job
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
+	"strongroom/custody/ledger"
 	"strongroom/custody/media"
 	"strongroom/daemon/config"
 )
@@ -63,12 +66,15 @@ func (s *Site) mediaConfig() (media.Config, media.Rotation, error) {
 
 // InitMedia makes the register of media. It is an act of its own: one that is
 // gone must be brought back, not begun anew, or slots would be given out twice.
-func (s *Site) InitMedia() error {
+func (s *Site) InitMedia(ctx context.Context) error {
 	c, _, err := s.mediaConfig()
 	if err != nil {
 		return err
 	}
-	_, err = media.Create(c)
+	err = s.acting(ctx, "", "media-init", nil, func() (map[string]string, error) {
+		_, err := media.Create(c)
+		return nil, err
+	})
 	if errors.Is(err, media.ErrExists) {
 		err = exit.With(exit.Refused, err)
 	}
@@ -143,37 +149,53 @@ func (m *Media) Due() ([]media.Due, error) {
 }
 
 // Move notes who has a medium now, where, under which seal.
-func (m *Media) Move(label string, to media.Custody) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) { return m.register.Move(x.ID, to, m.by) })
+func (m *Media) Move(ctx context.Context, label string, to media.Custody) (MediumState, error) {
+	return m.named(ctx, "media-move", label, custodyFields(to), func(x media.Medium) (media.Medium, error) { return m.register.Move(x.ID, to, m.by) })
 }
 
 // Assign puts a medium into another set.
-func (m *Media) Assign(label, set string) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) { return m.register.Assign(x.ID, set, m.by) })
+func (m *Media) Assign(ctx context.Context, label, set string) (MediumState, error) {
+	return m.named(ctx, "media-assign", label, map[string]string{"set": ledger.Text(set)}, func(x media.Medium) (media.Medium, error) { return m.register.Assign(x.ID, set, m.by) })
 }
 
 // Retire takes a medium out of use for ever.
-func (m *Media) Retire(label, reason string) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) { return m.register.Retire(x.ID, reason, m.by) })
+func (m *Media) Retire(ctx context.Context, label, reason string) (MediumState, error) {
+	return m.named(ctx, "media-retire", label, map[string]string{"reason": ledger.Text(reason)}, func(x media.Medium) (media.Medium, error) { return m.register.Retire(x.ID, reason, m.by) })
 }
 
 // Lose notes that nobody knows where a medium is; Find that it is there again.
-func (m *Media) Lose(label, reason string) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) { return m.register.Lose(x.ID, reason, m.by) })
+func (m *Media) Lose(ctx context.Context, label, reason string) (MediumState, error) {
+	return m.named(ctx, "media-lose", label, map[string]string{"reason": ledger.Text(reason)}, func(x media.Medium) (media.Medium, error) { return m.register.Lose(x.ID, reason, m.by) })
 }
 
 // Find notes that a lost medium is there again.
-func (m *Media) Find(label string) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) { return m.register.Find(x.ID, m.by) })
+func (m *Media) Find(ctx context.Context, label string) (MediumState, error) {
+	return m.named(ctx, "media-find", label, nil, func(x media.Medium) (media.Medium, error) { return m.register.Find(x.ID, m.by) })
 }
 
-func (m *Media) named(label string, act func(media.Medium) (media.Medium, error)) (MediumState, error) {
-	x, err := m.register.ByLabel(label)
-	if err == nil {
-		x, err = act(x)
-	}
-	if err != nil {
-		return MediumState{}, err
-	}
-	return m.state(x), nil
+func custodyFields(c media.Custody) map[string]string {
+	return map[string]string{"holder": ledger.Text(c.Holder), "place": ledger.Text(c.Place), "seal": ledger.Text(c.Seal)}
+}
+
+func (m *Media) named(ctx context.Context, kind ledger.Kind, label string, fields map[string]string, act func(media.Medium) (media.Medium, error)) (s MediumState, err error) {
+	err = m.acting(ctx, kind, label, fields, func() error {
+		x, err := m.register.ByLabel(label)
+		if err == nil {
+			x, err = act(x)
+		}
+		if err == nil {
+			s = m.state(x)
+		}
+		return err
+	})
+	return s, err
+}
+
+// acting is an act on a medium, in the system log: a medium is of many tenants.
+// The register has the acts on its media too, and more of each; in the ledger
+// they stand in one order with everything else, and before they are done.
+func (m *Media) acting(ctx context.Context, kind ledger.Kind, label string, fields map[string]string, do func() error) error {
+	all := map[string]string{"medium": ledger.Text(label), "by": ledger.Text(m.by)}
+	maps.Copy(all, fields)
+	return m.s.acting(ctx, "", kind, all, func() (map[string]string, error) { return nil, do() })
 }

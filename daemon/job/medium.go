@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/ledger"
 	"strongroom/custody/media"
 	"strongroom/custody/media/mount"
 	"strongroom/repo"
@@ -125,6 +126,16 @@ type NewMedium struct {
 // yet to be burned. The register comes first: of a crash a slot remains that
 // nothing has, and nobody gets again.
 func (m *Media) Enrol(ctx context.Context, n NewMedium) (s MediumState, err error) {
+	fields := custodyFields(n.Custody)
+	fields["set"] = ledger.Text(n.Set)
+	err = m.acting(ctx, "media-enrol", n.Label, fields, func() error {
+		s, err = m.enrol(ctx, n)
+		return err
+	})
+	return s, err
+}
+
+func (m *Media) enrol(ctx context.Context, n NewMedium) (s MediumState, err error) {
 	if n.Kind == media.Optical {
 		x, err := m.register.Enrol(media.New{Identity: media.Identity{Label: n.Label, Set: n.Set, Kind: n.Kind, Capacity: n.Capacity}, Custody: n.Custody}, m.by)
 		if err != nil {
@@ -207,7 +218,15 @@ type Inserted struct {
 // touched, and that it ended once all of it is durable there. In between the
 // medium counts for nothing, and says that it is asked for again; nothing that
 // was on it before is touched.
-func (m *Media) Insert(ctx context.Context, label string, o InsertOptions) (*Inserted, error) {
+func (m *Media) Insert(ctx context.Context, label string, o InsertOptions) (r *Inserted, err error) {
+	err = m.acting(ctx, "media-insert", label, nil, func() error {
+		r, err = m.insert(ctx, label, o)
+		return err
+	})
+	return r, err
+}
+
+func (m *Media) insert(ctx context.Context, label string, o InsertOptions) (*Inserted, error) {
 	release, err := m.alone()
 	if err != nil {
 		return nil, err
@@ -412,7 +431,15 @@ type Verified struct {
 }
 
 // Verify recognises a medium and reads every byte of it from the disk.
-func (m *Media) Verify(ctx context.Context, label, path string, progress func(done, total int64)) (*Verified, error) {
+func (m *Media) Verify(ctx context.Context, label, path string, progress func(done, total int64)) (v *Verified, err error) {
+	err = m.acting(ctx, "media-verify", label, nil, func() error {
+		v, err = m.verifying(ctx, label, path, progress)
+		return err
+	})
+	return v, err
+}
+
+func (m *Media) verifying(ctx context.Context, label, path string, progress func(done, total int64)) (*Verified, error) {
 	release, err := m.alone()
 	if err != nil {
 		return nil, err
@@ -480,7 +507,7 @@ func damageText(r *medium.Report) string {
 
 // Eject unmounts a medium; then it may be taken away.
 func (m *Media) Eject(ctx context.Context, label string) (MediumState, error) {
-	return m.named(label, func(x media.Medium) (media.Medium, error) {
+	return m.named(ctx, "media-eject", label, nil, func(x media.Medium) (media.Medium, error) {
 		if x.UUID != "" && x.Kind == media.Disk {
 			// What somebody else mounted is theirs to unmount.
 			if mt, err := m.mounter(); err == nil {

@@ -12,6 +12,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/daemon/config"
 	"strongroom/repo"
 	"strongroom/repo/spread"
@@ -53,11 +54,30 @@ func (s *Site) Repair(ctx context.Context, o RepairOptions) (*repo.Repaired, err
 		if o.Tenant != "" && c.Name != o.Tenant {
 			continue
 		}
-		if err := s.repairTenant(ctx, c.Name, members, o, sum); err != nil {
+		do := func() error { return s.repairTenant(ctx, c.Name, members, o, sum) }
+		if !o.DryRun {
+			do = func() error { return s.repairing(ctx, c.Name, members, o, sum) }
+		}
+		if err := do(); err != nil {
 			return sum, fmt.Errorf("tenant %q: %w", c.Name, err)
 		}
 	}
 	return sum, nil
+}
+
+// repairing is repairTenant as an act.
+func (s *Site) repairing(ctx context.Context, tenant string, members []spread.Member, o RepairOptions, sum *repo.Repaired) error {
+	fields := map[string]string{}
+	for name, v := range map[string]string{"dataset": o.Dataset, "fill": o.fill, "drain": o.drain} {
+		if v != "" {
+			fields[name] = ledger.Text(v)
+		}
+	}
+	before := len(sum.Acts)
+	return s.acting(ctx, tenant, ledger.Repair, orNone(fields), func() (map[string]string, error) {
+		err := s.repairTenant(ctx, tenant, members, o, sum)
+		return map[string]string{"shards": fmt.Sprint(len(sum.Acts) - before)}, err
+	})
 }
 
 func (s *Site) repairTenant(ctx context.Context, tenant string, members []spread.Member, o RepairOptions, sum *repo.Repaired) error {
@@ -194,7 +214,10 @@ func (s *Site) prepare(ctx context.Context, f freshStore) error {
 			return fmt.Errorf("store %q: %w", f.name, err)
 		}
 	}
-	if err := s.markStores(ctx, []freshStore{f}, &InitResult{}); err != nil {
+	err := s.acting(ctx, "", storeAdd, map[string]string{"store": f.name}, func() (map[string]string, error) {
+		return nil, s.markStores(ctx, []freshStore{f}, &InitResult{})
+	})
+	if err != nil {
 		return err
 	}
 	probeNewLock(ctx, s.Config, f.name, time.Now(), s.Log)

@@ -44,7 +44,7 @@ type Site struct {
 	// Actor is who acts, for the ledger.
 	Actor Actor
 
-	record record
+	record *record
 }
 
 // paths of the state directory.
@@ -70,7 +70,11 @@ func OpenSite(c *config.Config, log func(string, ...any)) (*Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Site{Config: c, Box: b, Log: log}, nil
+	full, err := withSelf(c, b)
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &Site{Config: full, Box: b, Log: log, record: newRecord()}, nil
 }
 
 // SelfTest compares the code and the key encapsulation with known answers.
@@ -106,7 +110,7 @@ func (s *Site) marker() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return fmt.Appendf(nil, "strongroom store 1\n%x\n", id), nil
+	return fmt.Appendf(nil, markerText, id), nil
 }
 
 func (s *Site) organisationID() (id [16]byte, err error) {
@@ -114,8 +118,15 @@ func (s *Site) organisationID() (id [16]byte, err error) {
 	if err != nil {
 		return id, err
 	}
-	sum := sha256.Sum256(append([]byte("strongroom organisation 1\n"), o.Boxes[0].Public[:]...))
-	return [16]byte(sum[:]), nil
+	return organisation(o.Boxes), nil
+}
+
+const markerText = "strongroom store 1\n%x\n"
+
+// organisation is the name of a box through all its incarnations.
+func organisation(boxes keys.BoxKeys) (id [16]byte) {
+	sum := sha256.Sum256(append([]byte("strongroom organisation 1\n"), boxes[0].Public[:]...))
+	return [16]byte(sum[:])
 }
 
 // Stores opens the configured stores. One that is away, and one without a

@@ -22,6 +22,9 @@ func (s *Site) source(t box.Tenant, d config.Dataset) (source.Source, error) {
 	if err := os.MkdirAll(scratch, 0o700); err != nil {
 		return nil, err
 	}
+	if t.Name == SelfTenant {
+		return selfSource{s}, nil
+	}
 	restrict := ""
 	if d.Source == "postgres" {
 		var err error

@@ -39,7 +39,7 @@ with checkpoints that the box signs. Once audit init has made it, backups,
 restores, expiries and compactions are announced in it before they begin, and not
 done if it cannot be written. strongroom-verify checks it elsewhere.`,
 	}
-	c.AddCommand(a.auditInitCommand(), a.auditShowCommand(), a.auditVerifyCommand(), a.auditProveCommand())
+	c.AddCommand(a.auditInitCommand(), a.auditShowCommand(), a.auditVerifyCommand(), a.auditProveCommand(), a.auditContinueCommand())
 	return c
 }
 
@@ -137,7 +137,7 @@ func fieldsText(fields map[string]string) string {
 func (a *app) auditVerifyCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "verify",
-		Short: "Check every entry, hash and checkpoint of the ledger",
+		Short: "Check every entry, hash and checkpoint of the ledger, and hold it against the copies in the stores",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			site, err := a.site()
@@ -155,16 +155,81 @@ func (a *app) auditVerifyCommand() *cobra.Command {
 			} else if err != nil {
 				return err
 			}
+			held, failed, err := site.VerifyAnchors(cmd.Context())
+			if err != nil {
+				return err
+			}
 			var n int64
 			open := 0
 			for _, log := range r.Logs {
 				n += log.Head.Size
 				open += len(log.Open)
 			}
-			return a.ui.Result(map[string]any{"ledger": r.Ledger, "logs": len(r.Logs), "entries": n, "open": open},
-				"%d entries in %s, every hash and checkpoint right; %s open\n", n, rescue.Count(len(r.Logs), "log"), rescue.Count(open, "act"))
+			if err := a.ui.Result(map[string]any{"ledger": r.Ledger, "logs": len(r.Logs), "entries": n, "open": open, "gaps": r.Gaps(), "anchors": held},
+				"%d entries in %s, every hash and checkpoint right; %s open\n%s", n, rescue.Count(len(r.Logs), "log"), rescue.Count(open, "act"), anchorsText(held, r.Gaps())); err != nil {
+				return err
+			}
+			if failed != nil {
+				return exit.With(exit.Partial, fmt.Errorf("not held against every store: %w", failed))
+			}
+			return nil
 		},
 	}
+}
+
+func anchorsText(held map[string]int, gaps int) string {
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(held)) {
+		if held[name] == 0 {
+			fmt.Fprintf(&b, "store %q has no copy of it yet\n", name)
+		} else {
+			fmt.Fprintf(&b, "it continues what store %q knows: %s\n", name, rescue.Count(held[name], "checkpoint"))
+		}
+	}
+	if gaps > 0 {
+		fmt.Fprintf(&b, "it admits that entries were lost: %s\n", rescue.Count(gaps, "gap"))
+	}
+	return b.String()
+}
+
+func (a *app) auditContinueCommand() *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use:   "continue --reason TEXT",
+		Short: "Go on with a ledger that is older than its copies, and admit that in it",
+		Long: `Audit continue is for a box whose state directory was put back from an older
+copy, or was rebuilt from a store that lacked the last entries. Until it is run,
+backups, drills and restores go on, and what destroys or hands out is refused. It
+writes an entry for each log that lost some: what was signed, and is gone, stays
+visible for ever. Stop the daemon first.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.TrimSpace(reason) == "" || len(reason) > 500 {
+				return exit.With(exit.Usage, errors.New("--reason must say what happened, in at most 500 bytes"))
+			}
+			site, err := a.site()
+			if err != nil {
+				return err
+			}
+			defer site.Close()
+			// A daemon would go on under the old incarnation.
+			db, err := openState(cmd.Context(), site.Config)
+			if err != nil {
+				return err
+			}
+			defer db.Close()
+			made, err := site.ContinueLedger(cmd.Context(), reason)
+			for _, e := range made {
+				a.ui.Log("entry %d admits: log %s, entries %s to %s", e.Number, e.Fields["log"], e.Fields["from"], e.Fields["to"])
+			}
+			if err != nil {
+				return err
+			}
+			return a.ui.Result(map[string]any{"gaps": made}, "the ledger goes on, with %s; ungoverned: nobody else approved it\n", rescue.Count(len(made), "gap"))
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "what happened, for the record")
+	return c
 }
 
 func (a *app) auditProveCommand() *cobra.Command {

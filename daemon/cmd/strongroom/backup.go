@@ -44,7 +44,7 @@ and tests, since whoever reads this machine or that directory then has them.`,
 			if err != nil {
 				return err
 			}
-			o := job.InitOptions{SharesDir: sharesDir, Now: time.Now()}
+			o := job.InitOptions{SharesDir: sharesDir, Now: time.Now(), Actor: operator()}
 			if err := readPublics(&o, publics); err != nil {
 				return err
 			}

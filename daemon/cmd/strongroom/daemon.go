@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -66,7 +67,10 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	if err != nil {
 		return err
 	}
-	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site, confined), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
+	kept := &keptLedger{}
+	kept.Store(site)
+	kept.LedgerChanged() // from now on it is copied there, and not by who acts
+	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site, confined, kept), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
 	if err != nil {
 		return err
 	}
@@ -78,6 +82,7 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(gctx, l, c) })
 	g.Go(func() error { return c.tell.Run(gctx) })
+	g.Go(func() error { return c.KeepLedger(gctx, kept) })
 	g.Go(func() error { reloads(gctx, c.Daemon, log); return nil })
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil {
@@ -94,8 +99,16 @@ func withoutTime(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
+// keptLedger is the ledger on the stores of the newest configuration.
+type keptLedger struct{ atomic.Pointer[job.Site] }
+
+func (k *keptLedger) LedgerChanged() <-chan struct{} { return k.Load().LedgerChanged() }
+func (k *keptLedger) CopyLedger(ctx context.Context) (job.Copied, error) {
+	return k.Load().CopyLedger(ctx)
+}
+
 // tasks reads the configuration anew; the box's keys stay open.
-func (a *app) tasks(first *job.Site, confined bool) func() ([]daemon.Task, error) {
+func (a *app) tasks(first *job.Site, confined bool, kept *keptLedger) func() ([]daemon.Task, error) {
 	return func() ([]daemon.Task, error) {
 		c, err := a.load()
 		if err != nil {
@@ -109,7 +122,12 @@ func (a *app) tasks(first *job.Site, confined bool) func() ([]daemon.Task, error
 				return nil, err
 			}
 		}
-		return daemon.TasksOf(&job.Site{Config: c, Box: first.Box, Log: first.Log, Actor: job.Actor{Name: "strongroom", Role: "daemon", Source: "schedule"}}, version)
+		s, err := first.With(c, job.Actor{Name: "strongroom", Role: "daemon", Source: "schedule"})
+		if err != nil {
+			return nil, err
+		}
+		kept.Store(s)
+		return daemon.TasksOf(s, version)
 	}
 }
 

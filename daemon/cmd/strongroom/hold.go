@@ -50,7 +50,7 @@ func (a *app) holdAddCommand() *cobra.Command {
 				// A hold on a name that was mistyped would protect nothing.
 				return exit.With(exit.Usage, fmt.Errorf("tenant %q has no dataset %q", tenant, dataset))
 			}
-			h, err := site.AddHold(args[0], reason, time.Now())
+			h, err := site.AddHold(cmd.Context(), args[0], reason, time.Now())
 			if err != nil {
 				return err
 			}
@@ -94,13 +94,13 @@ func (a *app) holdRemoveCommand() *cobra.Command {
 		Use:   "remove TENANT[/DATASET[@SNAPSHOT]]",
 		Short: "End a legal hold",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			site, err := a.site()
 			if err != nil {
 				return err
 			}
 			defer site.Close()
-			if err := site.RemoveHold(args[0]); err != nil {
+			if err := site.RemoveHold(cmd.Context(), args[0]); err != nil {
 				return err
 			}
 			return a.ui.Result(map[string]string{"removed": args[0]}, "%s is no longer on hold\n", args[0])

@@ -62,11 +62,11 @@ far a tenant is.`,
 			}
 			switch {
 			case out != "":
-				return a.issueKit(site, args[0], out, holder, place, program)
+				return a.issueKit(cmd, site, args[0], out, holder, place, program)
 			case readBack != 0:
-				err = site.Box.ReadBackCopy(args[0], readBack, code, time.Now())
+				err = site.ReadBackCopy(cmd.Context(), args[0], readBack, code, time.Now())
 			case proof != "":
-				err = site.Box.ProveCanary(args[0], proof, time.Now())
+				err = site.ProveCanary(cmd.Context(), args[0], proof, time.Now())
 			}
 			if err != nil {
 				return err
@@ -131,7 +131,7 @@ func hashFile(path string) (h keys.Hash, err error) {
 	return keys.Hash(d.Sum(nil)), nil
 }
 
-func (a *app) issueKit(site *job.Site, tenant, out, holder, place, program string) error {
+func (a *app) issueKit(cmd *cobra.Command, site *job.Site, tenant, out, holder, place, program string) error {
 	program, err := recoveryProgram(program)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (a *app) issueKit(site *job.Site, tenant, out, holder, place, program strin
 	if err := os.MkdirAll(out, 0o700); err != nil {
 		return err
 	}
-	kit, file, err := site.Box.IssueKit(tenant, box.Issue{Holder: holder, Place: place, Stores: stores, Binary: sum, Now: time.Now()})
+	kit, file, err := site.IssueKit(cmd.Context(), tenant, box.Issue{Holder: holder, Place: place, Stores: stores, Binary: sum, Now: time.Now()})
 	if err != nil {
 		return err
 	}

@@ -137,9 +137,12 @@ func (a *app) site() (*job.Site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Actor = job.Actor{Name: whoActs(), Role: "operator", Source: terminal()}
+	s.Actor = operator()
 	return s, nil
 }
+
+// operator is who runs this program.
+func operator() job.Actor { return job.Actor{Name: whoActs(), Role: "operator", Source: terminal()} }
 
 // splitTarget reads TENANT/DATASET[@SNAPSHOT].
 func splitTarget(s string) (tenant, dataset, snapshot string, err error) {

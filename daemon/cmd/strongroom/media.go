@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/user"
@@ -74,13 +75,13 @@ func (m *mediaApp) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Make the register of media",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			site, err := m.site()
 			if err != nil {
 				return err
 			}
 			defer site.Close()
-			if err := site.InitMedia(); err != nil {
+			if err := site.InitMedia(cmd.Context()); err != nil {
 				return err
 			}
 			return m.ui.Result(map[string]any{}, "the register of media is there; strongroom media enrol adds the first one\n")
@@ -239,8 +240,8 @@ func (m *mediaApp) moveCommand() *cobra.Command {
 		Use:   "move LABEL --holder NAME --place PLACE",
 		Short: "Note who has a medium now, where, under which seal",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Move(args[0], to) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Move(cmd.Context(), args[0], to) })
 		},
 	}
 	custodyFlags(c, &to)
@@ -253,22 +254,22 @@ func (m *mediaApp) assignCommand() *cobra.Command {
 		Use:   "assign LABEL --set SET",
 		Short: "Put a medium into another set, as a monthly one that is kept as the yearly",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Assign(args[0], set) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Assign(cmd.Context(), args[0], set) })
 		},
 	}
 	c.Flags().StringVar(&set, "set", "", "A to Z, monthly or yearly")
 	return c
 }
 
-func (m *mediaApp) goneCommand(verb, short string, act func(*job.Media, string, string) (job.MediumState, error)) *cobra.Command {
+func (m *mediaApp) goneCommand(verb, short string, act func(*job.Media, context.Context, string, string) (job.MediumState, error)) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
 		Use:   verb + " LABEL --reason TEXT",
 		Short: short,
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return m.act(func(r *job.Media) (job.MediumState, error) { return act(r, args[0], reason) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return m.act(func(r *job.Media) (job.MediumState, error) { return act(r, cmd.Context(), args[0], reason) })
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "why, for the record")
@@ -280,8 +281,8 @@ func (m *mediaApp) findCommand() *cobra.Command {
 		Use:   "find LABEL",
 		Short: "Note that a lost medium is there again; it counts for nothing until verified",
 		Args:  cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Find(args[0]) })
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return m.act(func(r *job.Media) (job.MediumState, error) { return r.Find(cmd.Context(), args[0]) })
 		},
 	}
 }

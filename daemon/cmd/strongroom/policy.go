@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -9,6 +10,7 @@ import (
 
 	"strongroom/custody/rescue"
 	"strongroom/daemon/job"
+	"strongroom/repo"
 )
 
 func (a *app) policyCommand() *cobra.Command {
@@ -32,7 +34,10 @@ func (a *app) policyCommand() *cobra.Command {
 			}
 			for _, t := range site.Config.Tenants {
 				for _, d := range t.Datasets {
-					if err := a.explain(cmd, site, t.Name, d.Name); err != nil {
+					err := a.explain(cmd, site, t.Name, d.Name)
+					if errors.Is(err, repo.ErrNoSnapshot) {
+						a.ui.Log("%v", err)
+					} else if err != nil {
 						return err
 					}
 				}
