@@ -71,6 +71,7 @@ func TestCommandLine(t *testing.T) {
 				}
 				runScript(ts, args[0], args[1], args[2:])
 			},
+			"station":     station,
 			"mount-tmpfs": mountTmpfs,
 			"edit":        editFile,
 			"setfrom":     setFrom,
@@ -261,4 +262,15 @@ func listTree(ts *testscript.TestScript, neg bool, args []string) {
 	names, err := tree(ts.MkAbs(args[0]))
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(slices.Sorted(maps.Keys(names)), "\n")+"\n"), 0o600))
+}
+
+// station releases what was asked for in asked/TENANT.request, with shares 1, 2
+// and 4: station TENANT.
+func station(ts *testscript.TestScript, neg bool, args []string) {
+	base := ts.MkAbs(filepath.Join("asked", args[0]))
+	cmd := []string{"station", "release", "--request", base + ".request", "--kit", ts.MkAbs("kits/kit-" + args[0] + "-1.kit"), "--out", base + ".release", "--shares-on-networked-host"}
+	for _, i := range []string{"1", "2", "4"} {
+		cmd = append(cmd, "--share-file", ts.MkAbs("shares/share-standard-"+i+"-of-5.txt"))
+	}
+	runScript(ts, "0", "strongroom", cmd)
 }
