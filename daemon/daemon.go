@@ -29,6 +29,9 @@ type Task struct {
 	// Do does the work, or goes on with it where a dead process left it. It
 	// returns how it ended; an error after ctx ended means that it can go on.
 	Do func(ctx context.Context, r Reporter) (state.Outcome, string, error)
+	// List lists the tenant's snapshots, after a run that changed them; nil: none
+	// does.
+	List func(ctx context.Context) ([]state.Cached, error)
 }
 
 // A Reporter is told how a run gets on.

@@ -57,7 +57,24 @@ func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 		return
 	}
 	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason)
+	d.recatalogue(ctx, e.task, outcome)
 	d.c.Log.Info("ended", "run", id, "job", e.task.Job, "outcome", outcome, "reason", reason)
+}
+
+// recatalogue keeps names and times that can be read without the stores. It is a
+// cache: that it fails is no fault of the run.
+func (d *Daemon) recatalogue(ctx context.Context, t Task, outcome state.Outcome) {
+	if t.List == nil || outcome != state.OK && outcome != state.Partial {
+		return
+	}
+	at := d.c.Now()
+	all, err := t.List(ctx)
+	if err == nil {
+		err = d.c.DB.SetCatalogue(ctx, t.Tenant, at, all)
+	}
+	if err != nil && ctx.Err() == nil {
+		d.c.Log.Warn("the catalogue was not brought up to date", "tenant", t.Tenant, "error", err)
+	}
 }
 
 // do is the task's own work; a panic in it fails the run and not the daemon.

@@ -37,6 +37,7 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 				return nil, fmt.Errorf("schedule of %s/%s: %w", t.Name, d.Name, err)
 			}
 			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
+				List:   func(ctx context.Context) ([]state.Cached, error) { return s.Catalogue(ctx, t.Name) },
 				AtOnce: t.Name == job.SelfTenant, // until then nothing brings a fresh machine back
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
 					return backup(ctx, s, t, d, "strongroom "+version, r)

@@ -2,11 +2,11 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,12 +20,19 @@ import (
 )
 
 func (a *app) snapshotsCommand() *cobra.Command {
-	var verbose bool
+	var verbose, cached bool
 	cmd := &cobra.Command{
 		Use:   "snapshots [TENANT[/DATASET]]",
 		Short: "List snapshots",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cached {
+				if verbose {
+					return exit.With(exit.Usage, errors.New("--cached and --verbose exclude each other"))
+				}
+				tenant, dataset, _ := strings.Cut(strings.Join(args, ""), "/")
+				return a.cachedSnapshots(cmd, tenant, dataset)
+			}
 			site, err := a.site()
 			if err != nil {
 				return err
@@ -42,23 +49,14 @@ func (a *app) snapshotsCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "say how each snapshot stands in its generation")
+	cmd.Flags().BoolVar(&cached, "cached", false, "ask no store: what the box knows since its last listing")
 	return cmd
 }
 
 // listed is a snapshot as it is printed.
 type listed struct {
-	Snapshot  string          `json:"snapshot"`
-	Epoch     uint32          `json:"epoch"`
-	Sequence  uint32          `json:"sequence"`
-	Time      time.Time       `json:"time"`
-	KeepUntil *time.Time      `json:"keep_until,omitempty"`
-	State     string          `json:"state"`
-	Stores    []string        `json:"stores"`
-	Margin    int             `json:"margin"` // stores that may be lost before it is; -1: it cannot be restored now
-	Conflict  bool            `json:"conflict,omitempty"`
-	Tenant    string          `json:"tenant"`
-	Why       string          `json:"why"` // it is in this generation
-	Catalogue *repo.Catalogue `json:"catalogue"`
+	job.Listed
+	Why string `json:"why,omitempty"` // it is in this generation; not of what is cached
 }
 
 func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset string, verbose bool) error {
@@ -81,11 +79,7 @@ func (a *app) snapshots(cmd *cobra.Command, site *job.Site, tenant, dataset stri
 			if s.Entry == nil || dataset != "" && s.Entry.Dataset != dataset {
 				continue
 			}
-			it := listed{Snapshot: s.ID(), Epoch: s.Epoch, Sequence: s.Sequence, Time: s.Time, State: site.State(l, s),
-				Stores: s.Stores, Margin: l.Margin(s), Conflict: s.Conflict, Tenant: t.Name, Catalogue: s.Entry}
-			if !s.KeepUntil.IsZero() {
-				it.KeepUntil = &s.KeepUntil
-			}
+			it := listed{Listed: site.List(l, t.Name, s)}
 			if grown[s.Generation] == nil {
 				grown[s.Generation] = &growth{}
 			}
