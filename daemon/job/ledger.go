@@ -30,8 +30,7 @@ type record struct {
 	changed chan struct{}
 
 	mu      sync.Mutex
-	opened  bool           // guarded by mu, as what follows
-	l       *ledger.Ledger // nil: the box has none
+	l       *ledger.Ledger // nil: the box has none, or it was not needed; guarded by mu, as what follows
 	err     error
 	checked bool // the anchors were
 }
@@ -71,8 +70,7 @@ func (s *Site) CreateLedger(ctx context.Context) (ledger.ID, error) {
 func (s *Site) Ledger(ctx context.Context) (*ledger.Ledger, error) {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
-	if !s.record.opened {
-		s.record.opened = true
+	if s.record.l == nil && s.record.err == nil { // one may have been made since
 		s.record.l, s.record.err = s.openLedger(ctx)
 	}
 	if s.record.err != nil {
@@ -186,7 +184,7 @@ func (s *Site) closeLedger() error {
 	s.record.mu.Lock()
 	defer s.record.mu.Unlock()
 	l := s.record.l
-	s.record.l, s.record.opened, s.record.checked = nil, false, false
+	s.record.l, s.record.err, s.record.checked = nil, nil, false
 	if l == nil {
 		return nil
 	}

@@ -31,6 +31,9 @@ func highest(all []config.Tenant) keys.Level {
 
 // withSelf adds the box's own tenant, once it has keys, to what was configured.
 func withSelf(c *config.Config, b *box.Box) (*config.Config, error) {
+	if _, has := c.Tenant(SelfTenant); has {
+		return c, nil
+	}
 	t, err := b.Tenant(SelfTenant)
 	if errors.Is(err, box.ErrNoTenant) {
 		return c, nil // of a box that was set up before there was one; init adds it
