@@ -35,9 +35,11 @@ func (a *app) auditCommand() *cobra.Command {
 		Use:   "audit",
 		Short: "The ledger: what was done, by whom, provably",
 		Long: `The ledger is a Merkle log of acts, one for each tenant under one of the system,
-with checkpoints that the box signs. Once audit init has made it, backups,
-restores, expiries and compactions are announced in it before they begin, and not
-done if it cannot be written. strongroom-verify checks it elsewhere.`,
+with checkpoints that the box signs. Once audit init has made it, what takes,
+restores, keeps, locks, repairs or destroys snapshots, and what is done to media,
+kits and keys, is announced in it before it begins, and not done if it cannot be
+written. It is copied to every store, which tells when a box was put back from an
+older state. strongroom-verify checks it elsewhere.`,
 	}
 	c.AddCommand(a.auditInitCommand(), a.auditShowCommand(), a.auditVerifyCommand(), a.auditProveCommand(), a.auditContinueCommand())
 	return c
