@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"strongroom/custody/receipt"
@@ -39,21 +40,38 @@ func (a Assertion) check() receipt.Check {
 	return receipt.Check{Name: a.Name, Expected: strings.TrimPrefix(op+" "+value, "= ")}
 }
 
+// mariaSyntax is MariaDB's number of an error of syntax.
+const mariaSyntax = 1064
+
 func (a Assertion) failed(err error) receipt.Check {
 	c := a.check()
-	c.Actual = "error: " + silent(err).Error()
+	if e, ok := errors.AsType[*mysql.MySQLError](err); !ok || e.Number != mariaSyntax { // it quotes the assertion itself
+		err = silent(err)
+	}
+	c.Actual = "error: " + err.Error()
 	return c
 }
 
 // silent leaves out of a server's error what may quote data: a receipt goes to
 // people who must not see any.
 func silent(err error) error {
-	pgErr, ok := errors.AsType[*pgconn.PgError](err)
-	if !ok || !strings.HasPrefix(pgErr.Code, "22") && !strings.HasPrefix(pgErr.Code, "23") && pgErr.Code != "P0001" {
+	message := ""
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok && (strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "23") || e.Code == "P0001") {
+		message = e.Message
+	}
+	if e, ok := errors.AsType[*mysql.MySQLError](err); ok && !slices.Contains(mariaNames, e.Number) {
+		message = e.Message
+	}
+	if message == "" {
 		return err
 	}
-	return errors.New(strings.ReplaceAll(err.Error(), pgErr.Message, "its message is left out, it may quote data"))
+	return errors.New(strings.ReplaceAll(err.Error(), message, "its message is left out, it may quote data"))
 }
+
+// mariaNames are MariaDB's numbers of errors that quote names at most: rights,
+// missing databases, tables, columns, routines and definers, what is not
+// installed, no room, time that is over.
+var mariaNames = []uint16{1021, 1041, 1044, 1049, 1050, 1054, 1071, 1114, 1115, 1118, 1142, 1143, 1146, 1205, 1227, 1273, 1286, 1298, 1305, 1356, 1370, 1419, 1449, 1577, 1792, 1969}
 
 // nothing is an assertion that would hold of any copy, also of none.
 func (a Assertion) nothing(why string) receipt.Check {

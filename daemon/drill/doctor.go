@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"strongroom/source"
+	"strongroom/source/mariadb"
 )
 
 // A Fault is a lie between the stores and the restore, put in on purpose: a
@@ -130,6 +131,10 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 		return d.putBytes(f)
 	}
 	d.target = d.streams[largest].Name
+	lines := lines
+	if d.Description().Engine == mariadb.Engine {
+		lines = inserts
+	}
 	rows := d.streams[largest].Facts.Rows
 	switch f {
 	case SkipTable:
@@ -138,8 +143,8 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 		return d.skipPartition(ctx)
 	case FlipByte:
 		d.change = lines(func(n int64, line []byte) []byte {
-			if i := bytes.LastIndexAny(line, "0123456789abcdefghijklmnopqrstuvwxyz"); n == rows/2 && i >= 0 {
-				line[i] ^= 1
+			if n == rows/2 {
+				flipRow(line)
 			}
 			return line
 		})
@@ -171,6 +176,17 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 		d.change = func(r io.Reader) io.Reader { return io.LimitReader(r, half) }
 	}
 	return nil
+}
+
+// flipRow changes one bit of a row: of a digit, else of a letter that is one still.
+func flipRow(line []byte) {
+	i := bytes.LastIndexAny(line, "0123456789")
+	if i < 0 {
+		i = bytes.LastIndexAny(line, "bcdefghijklmnopqrstuvwxy")
+	}
+	if i >= 0 {
+		line[i] ^= 1
+	}
 }
 
 // putBytes puts a fault into the largest stream of a snapshot without rows.
@@ -243,6 +259,9 @@ func (d *doctored) loseRole() error {
 	if err := json.Unmarshal(d.detail, &detail); err != nil {
 		return fmt.Errorf("%w: %w", ErrFault, err)
 	}
+	if d.Description().Engine == mariadb.Engine {
+		return fmt.Errorf("%w: users are not in a snapshot of MariaDB", ErrFault)
+	}
 	var roles []struct {
 		Name string `json:"name"`
 	}
@@ -286,4 +305,73 @@ func lines(f func(n int64, line []byte) []byte) func(io.Reader) io.Reader {
 		}()
 		return pr
 	}
+}
+
+// inserts does what lines does for a stream of INSERT statements, each row of
+// which ends in "," or ";": statements stay whole where rows are left out.
+func inserts(f func(n int64, line []byte) []byte) func(io.Reader) io.Reader {
+	return func(r io.Reader) io.Reader {
+		pr, pw := io.Pipe()
+		go func() {
+			w := bufio.NewWriterSize(pw, 256<<10)
+			err := changeInserts(bufio.NewReaderSize(r, 1<<20), w, f)
+			if errors.Is(err, io.EOF) {
+				err = w.Flush()
+			}
+			pw.CloseWithError(err) // nil: the end
+		}()
+		return pr
+	}
+}
+
+func changeInserts(r *bufio.Reader, w *bufio.Writer, f func(n int64, line []byte) []byte) error {
+	var head []byte // of a statement without a row so far
+	n, inside, begun := int64(0), false, false
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return errors.Join(err, write(w, line)) // the end, of a stream that ends so
+		}
+		if !inside {
+			head = append(head, line...)
+			// In a name there may be line feeds.
+			if bytes.HasSuffix(head, []byte(") VALUES\n")) && bytes.Count(head, []byte{'`'})%2 == 0 {
+				inside, begun = true, false
+			} else if bytes.HasPrefix(head, []byte("COMMIT;")) || bytes.HasPrefix(head, []byte("--")) || len(head) == 1 {
+				err = write(w, head)
+				head = nil
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		last := bytes.HasSuffix(line, []byte(");\n"))
+		row := f(n, line[:max(len(line)-2, 0)])
+		n++
+		if row != nil {
+			before := []byte(",\n")
+			if !begun {
+				before = head
+			}
+			if err := errors.Join(write(w, before), write(w, row)); err != nil {
+				return err
+			}
+			begun = true
+		}
+		if last {
+			if begun {
+				err = write(w, []byte(";\n"))
+			}
+			inside, head = false, nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func write(w io.Writer, b []byte) error {
+	_, err := w.Write(b)
+	return err
 }

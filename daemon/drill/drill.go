@@ -15,6 +15,7 @@ import (
 	"strongroom/source"
 	"strongroom/source/command"
 	"strongroom/source/files"
+	"strongroom/source/mariadb"
 	"strongroom/source/postgres"
 	"strongroom/source/sqlite"
 )
@@ -163,6 +164,8 @@ func (r *run) prepare(ctx context.Context) error {
 	switch e := r.Stored.Description().Engine; e {
 	case postgres.Engine:
 		r.engine = &pgEngine{r: r}
+	case mariadb.Engine:
+		r.engine = &mariaEngine{r: r}
 	case sqlite.Engine, files.Engine, command.Engine:
 		r.engine = &workEngine{r: r, kind: e}
 	default:

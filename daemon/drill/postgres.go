@@ -20,7 +20,6 @@ import (
 
 	"strongroom/custody/receipt"
 	"strongroom/daemon/drill/sandbox"
-	"strongroom/source"
 	"strongroom/source/postgres"
 )
 
@@ -261,21 +260,11 @@ func (e *pgEngine) structure() []receipt.Check {
 		return []receipt.Check{{Name: "what was recorded", Expected: "can be read", Actual: err.Error()}}
 	}
 	tables, known := c.Tables()
-	var out []receipt.Check
 	if !known {
 		e.r.out.Notes = append(e.r.out.Notes, "the catalogue's list was too long to be recorded: its hash is compared with that of the copy")
 		return nil
 	}
-	have := 0
-	for _, t := range tables {
-		if _, ok := c.Facts[t]; ok {
-			have++
-			continue
-		}
-		out = append(out, receipt.Check{Name: t, Expected: "a stream, as the catalogue listed it", Actual: "none"})
-	}
-	return append(out, receipt.Check{Name: "tables that the catalogue listed and streams have", Expected: fmt.Sprint(len(tables)),
-		Actual: fmt.Sprint(have), OK: have == len(tables)})
+	return haveStreams(tables, c.Facts)
 }
 
 // content makes the three columns of all that any of them knows.
@@ -284,58 +273,10 @@ func (e *pgEngine) content(ctx context.Context) ([]receipt.Object, []receipt.Che
 	if err != nil {
 		return nil, nil, e.whose(err)
 	}
-	rows := map[string]*receipt.Object{}
-	at := func(name string) *receipt.Object {
-		if rows[name] == nil {
-			rows[name] = &receipt.Object{Name: name}
-		}
-		return rows[name]
-	}
 	listed, _ := e.recorded.Tables()
-	for _, name := range listed {
-		at(name)
-	}
-	for name, f := range e.recorded.Facts {
-		at(name).Source = counted(f)
-	}
-	columns := e.streamed(at)
-	for name, f := range copied.Facts {
-		at(name).Copy = counted(f)
-	}
-	var objects []receipt.Object
-	for _, o := range rows {
-		objects = append(objects, *o)
-	}
+	objects, columns := e.r.read.threeColumns(listed, e.recorded.Facts, copied.Facts)
 	schema, err := e.schema(ctx)
 	return objects, append(e.compare(copied, columns), schema...), err
-}
-
-func counted(f source.Facts) receipt.Count {
-	return receipt.Count{Known: true, Rows: f.Rows, Hash: f.RowHash}
-}
-
-// streamed fills the second column; a table may have come in several streams.
-func (e *pgEngine) streamed(at func(string) *receipt.Object) (columns map[string]string) {
-	columns = map[string]string{}
-	sums := map[string]source.Facts{}
-	for _, s := range e.r.read.Streams() {
-		p := e.r.read.seen(s.Name)
-		if s.Facts == nil || p == nil || p.shape != nil {
-			continue
-		}
-		f := p.facts
-		if before, ok := sums[s.Facts.Object]; ok {
-			f = before.Plus(f)
-		}
-		sums[s.Facts.Object] = f
-		if p.target != "" {
-			columns[s.Facts.Object] = p.target
-		}
-	}
-	for name, f := range sums {
-		at(name).Stream = counted(f)
-	}
-	return columns
 }
 
 // compare is what there is beside rows.
@@ -347,15 +288,7 @@ func (e *pgEngine) compare(copied postgres.Content, columns map[string]string) [
 	if want.Objects != nil && want.ObjectHash != copied.ObjectHash {
 		out = append(out, differences("catalogue", set(want.Objects), set(copied.Objects))...)
 	}
-	same := 0
-	for name, target := range columns {
-		if copied.Targets[name] == target {
-			same++
-			continue
-		}
-		out = append(out, equal("columns of "+name, target, copied.Targets[name]))
-	}
-	out = append(out, equal("tables with the columns they had", strconv.Itoa(len(columns)), strconv.Itoa(same)))
+	out = append(out, sameColumns(columns, copied.Targets)...)
 	if want.Sequences == nil {
 		e.r.out.Notes = append(e.r.out.Notes, "sequences were too many to be recorded: their places are not compared")
 	} else {

@@ -12,6 +12,7 @@ import (
 
 	"strongroom/custody/receipt"
 	"strongroom/source"
+	"strongroom/source/mariadb"
 	"strongroom/source/postgres"
 )
 
@@ -51,6 +52,8 @@ func (r *reading) Open(ctx context.Context, name string, off, n int64) (io.ReadC
 	}
 	w := &watched{ReadCloser: rc, ctx: ctx, r: r, info: info, hash: blake3.New(), seen: &passed{}}
 	switch {
+	case info.Kind == source.KindRows && r.Description().Engine == mariadb.Engine:
+		w.rows = &mariadb.Tally{}
 	case info.Kind == source.KindRows:
 		w.rows = &postgres.Tally{}
 	case info.Facts != nil && info.Facts.Object == postgres.LargeObjects:
@@ -129,7 +132,10 @@ func (w *watched) end() {
 	if w.rows != nil {
 		w.seen.facts, w.seen.shape = w.rows.End()
 	}
-	if t, ok := w.rows.(*postgres.Tally); ok {
+	switch t := w.rows.(type) {
+	case *postgres.Tally:
+		w.seen.target = t.Target
+	case *mariadb.Tally:
 		w.seen.target = t.Target
 	}
 	w.r.mu.Lock()

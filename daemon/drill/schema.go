@@ -67,8 +67,12 @@ func (b *textBuffer) Write(p []byte) (int, error) {
 // order: what depends on nothing it orders by when it was made. Comments of its
 // own, and the keys that keep psql from obeying what is inside, are no schema.
 func compareTexts(section string, want, got []byte) []receipt.Check {
-	w, g := schemaLines(want), schemaLines(got)
-	out := []receipt.Check{equal("schema of "+section+", lines and SHA-256", digest(w), digest(g))}
+	return compareLines("schema of "+section, schemaLines(want), schemaLines(got))
+}
+
+// compareLines compares two sorted lists of lines or statements.
+func compareLines(what string, w, g []string) []receipt.Check {
+	out := []receipt.Check{equal(what+", lines and SHA-256", digest(w), digest(g))}
 	if out[0].OK {
 		return out
 	}
@@ -79,7 +83,7 @@ func compareTexts(section string, want, got []byte) []receipt.Check {
 		}
 		for _, l := range pair[0] {
 			if have[l]--; have[l] < 0 && len(out) < 10 {
-				out = append(out, receipt.Check{Name: fmt.Sprintf("schema of %s: a line %s", section, name), Expected: "no such line", Actual: fmt.Sprintf("%.200s", l)})
+				out = append(out, receipt.Check{Name: fmt.Sprintf("%s: a line %s", what, name), Expected: "no such line", Actual: fmt.Sprintf("%.200s", l)})
 			}
 		}
 	}

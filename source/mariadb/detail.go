@@ -43,12 +43,16 @@ func (n *snapshot) detail() *detail {
 		d.Objects = append(d.Objects, o.String())
 	}
 	slices.Sort(d.Objects)
+	d.ObjectHash = hashOf(d.Objects)
+	return d
+}
+
+func hashOf(objects []string) string {
 	sum := sha256.New()
-	for _, o := range d.Objects {
+	for _, o := range objects {
 		fmt.Fprintln(sum, o)
 	}
-	d.ObjectHash = hex.EncodeToString(sum.Sum(nil))
-	return d
+	return hex.EncodeToString(sum.Sum(nil))
 }
 
 // encode drops the list where the record would grow too big: a restore does
