@@ -78,10 +78,10 @@ var allowed = map[string][]string{
 	"daemon/state":          {},                                                                  // job copies and restores it: the box's own state is a dataset too
 	"daemon/drill":          {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
 	"daemon/drill/sandbox":  {},
-	"daemon/notify":         {"daemon/state"},    // its outbox
-	"daemon/doctor":         {"source"},          // the words of findings
-	"daemon/walls":          {"custody/receipt"}, // whose table of walls it is
-	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state"},
+	"daemon/notify":         {"daemon/state"},                                                                                                                                                                                                                                                                             // its outbox
+	"daemon/doctor":         {"source"},                                                                                                                                                                                                                                                                                   // the words of findings
+	"daemon/walls":          {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
+	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
 	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
 	"systemd":               {},
 	"daemon":                {"custody/receipt", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},

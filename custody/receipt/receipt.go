@@ -26,6 +26,9 @@ type Receipt struct {
 	Level    string   `json:"level"` // of confidentiality
 	Snapshot Snapshot `json:"snapshot"`
 	Stores   Stores   `json:"stores"`
+	// Kind is "cold" for a drill of the program that recovers, with a tenant and
+	// keys of its own; "" for one of what is stored.
+	Kind string `json:"kind,omitempty"`
 	// MustFail names the fault that was put in on purpose: such a drill proves
 	// that drills can fail, and nothing about the snapshot.
 	MustFail string    `json:"must_fail,omitempty"`

@@ -31,6 +31,10 @@ type Drill struct {
 	Scratch *Size `toml:"scratch"`
 	// Memory is how much each process of a database engine may have; default 1GiB.
 	Memory *Size `toml:"memory"`
+	// Budget is how long all drills of a week may take together. Those that went
+	// longest without are drilled first, and each within a month, whatever it
+	// takes. Default: no bound.
+	Budget Duration `toml:"budget"`
 }
 
 // minDrillMemory lets an engine start.
@@ -41,6 +45,9 @@ func (d Drill) check() error {
 		return err
 	}
 	if err := d.Memory.check("memory"); err != nil {
+		return err
+	}
+	if err := d.Budget.check("budget"); err != nil {
 		return err
 	}
 	if d.Memory != nil && d.Memory.Bytes < minDrillMemory {

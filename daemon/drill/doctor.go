@@ -118,14 +118,7 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 	case LoseRole:
 		return d.loseRole()
 	case ZeroHash:
-		for i, s := range d.streams {
-			if s.Facts != nil && s.Facts.RowHash != "" {
-				f := *s.Facts
-				f.RowHash = strings.Repeat("0", len(f.RowHash))
-				d.streams[i].Facts = &f
-			}
-		}
-		return nil
+		return d.zeroHashes()
 	}
 	if largest < 0 {
 		return d.putBytes(f)
@@ -187,6 +180,23 @@ func flipRow(line []byte) {
 	if i >= 0 {
 		line[i] ^= 1
 	}
+}
+
+// zeroHashes needs rows: the hash of none is zero.
+func (d *doctored) zeroHashes() error {
+	put := false
+	for i, s := range d.streams {
+		if s.Facts != nil && s.Facts.RowHash != "" {
+			f := *s.Facts
+			put = put || f.Rows > 0
+			f.RowHash = strings.Repeat("0", len(f.RowHash))
+			d.streams[i].Facts = &f
+		}
+	}
+	if !put {
+		return fmt.Errorf("%w: no rows were hashed", ErrFault)
+	}
+	return nil
 }
 
 // putBytes puts a fault into the largest stream of a snapshot without rows.

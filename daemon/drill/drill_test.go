@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if filepath.Base(os.Args[0]) == sandbox.Program {
-		os.Exit(Inside(os.Args[1:]))
+		os.Exit(Inside(os.Args[1:], nil))
 	}
 	os.Exit(pgtest.Main(m))
 }

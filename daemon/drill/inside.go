@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -29,11 +30,13 @@ import (
 )
 
 // Inside is the main function of a program that was started as
-// sandbox.Program.
-func Inside(args []string) int {
-	return sandbox.Inside(args, map[string]func([]string) error{
+// sandbox.Program; more is what else it can do there.
+func Inside(args []string, more map[string]func([]string) error) int {
+	work := map[string]func([]string) error{
 		"restore": func([]string) error { return restoreInside(os.Stdin, os.Stdout) },
-	})
+	}
+	maps.Copy(work, more)
+	return sandbox.Inside(args, work)
 }
 
 // restoreInside runs in the sandbox: it takes a snapshot in, restores it, looks

@@ -2,8 +2,10 @@ package drill
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -273,6 +275,7 @@ func mariaHostile(t *testing.T, srv *mariadbtest.Server, m *memory) {
 			t.Errorf("%s: %q, %v", sql, got, err)
 		}
 	}
+	mariaDamaged(t, e, db)
 	if db, err := e.connect(mariaBoot, "mysql"); err != nil || db.Ping() == nil {
 		t.Errorf("who made the server is there still: %v", err)
 	}
@@ -303,6 +306,33 @@ func mariaHostile(t *testing.T, srv *mariadbtest.Server, m *memory) {
 	}
 	if took := time.Since(begun); len(got.Checks) != 5 || took > time.Minute {
 		t.Errorf("%v: %s", took, show(done))
+	}
+}
+
+// mariaDamaged damages a table behind the server's back: CHECK TABLE sees it.
+func mariaDamaged(t *testing.T, e *mariaEngine, db *sql.DB) {
+	if c, err := e.checkTables(t.Context()); err != nil || len(c) != 1 || !c[0].OK {
+		t.Errorf("before: %+v, %v", c, err)
+	}
+	for _, q := range []string{"CREATE TABLE hurt (i INT PRIMARY KEY, t TEXT, KEY (t(20))) ENGINE=Aria TRANSACTIONAL=0", "INSERT INTO hurt SELECT seq, REPEAT(seq, 20) FROM seq_1_to_5000", "RENAME TABLE hurt TO damaged"} {
+		if _, err := db.Exec(q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := e.box.Path(mariaData) + "/" + e.recorded.Database + "/damaged.MAI"
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 16384; i < len(b); i += 100 {
+		b[i] ^= 1
+	}
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := e.checkTables(t.Context())
+	if err != nil || len(c) != 2 || c[0].OK || c[0].Name != "CHECK TABLE damaged" || c[1].OK {
+		t.Errorf("after: %+v, %v", c, err)
 	}
 }
 

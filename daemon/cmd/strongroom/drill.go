@@ -18,7 +18,7 @@ import (
 
 func (a *app) drillCommand() *cobra.Command {
 	c := &cobra.Command{Use: "drill", Short: "Prove that snapshots restore: into a real engine, in a sandbox"}
-	c.AddCommand(a.drillRunCommand(), a.drillListCommand(), a.drillShowCommand())
+	c.AddCommand(a.drillRunCommand(), a.drillMustFailCommand(), a.drillColdCommand(), a.drillListCommand(), a.drillShowCommand())
 	return c
 }
 

@@ -30,7 +30,7 @@ var version = "dev"
 
 func main() {
 	if filepath.Base(os.Args[0]) == sandbox.Program {
-		os.Exit(drill.Inside(os.Args[1:]))
+		os.Exit(drill.Inside(os.Args[1:], map[string]func([]string) error{job.Recover: recoverInside}))
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
 		repo.LimitMemory()
@@ -39,6 +39,14 @@ func main() {
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(int(code))
+}
+
+// recoverInside recovers in a sandbox, where nothing else of this program is.
+func recoverInside(args []string) error {
+	if code := rescue.Main(context.Background(), args, os.Stdout, os.Stderr, version); code != exit.OK {
+		os.Exit(int(code))
+	}
+	return nil
 }
 
 // app is what all commands share.
