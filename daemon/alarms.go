@@ -74,6 +74,12 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 		e := d.event(notify.DrillFailed, t)
 		e.Run = int64(id)
 		d.raise(ctx, t, e, reason)
+	case t.Within > 0 && outcome == state.Failed:
+		e := d.event(notify.Unproven, t)
+		e.Run = int64(id)
+		d.raise(ctx, t, e, reason)
+	case t.Within > 0 && outcome == state.OK:
+		d.clear(ctx, t, notify.Unproven, d.messages(d.event(notify.Recovered, t)))
 	case t.Kind == state.Drill && outcome == state.OK:
 		d.clear(ctx, t, notify.DrillFailed, d.messages(d.event(notify.Recovered, t)))
 	}
@@ -98,7 +104,7 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 }
 
 // protect drills a dataset that never passed one, at once: before, it may not be
-// called protected.
+// called protected. Of top-secret tenants every snapshot is drilled.
 func (d *Daemon) protect(ctx context.Context, t Task) {
 	health, err := d.c.DB.Datasets(ctx)
 	if err != nil {
@@ -106,7 +112,7 @@ func (d *Daemon) protect(ctx context.Context, t Task) {
 		return
 	}
 	for _, h := range health {
-		if h.Tenant == t.Tenant && h.Dataset == t.Dataset && !h.Protected() {
+		if h.Tenant == t.Tenant && h.Dataset == t.Dataset && (!h.Protected() || t.Level == notify.TopSecret) {
 			job := fmt.Sprintf("%s:%s/%s", state.Drill, t.Tenant, t.Dataset)
 			if _, err := d.Start(ctx, job); err != nil && !errors.Is(err, ErrNoJob) && !errors.Is(err, state.ErrRunning) {
 				d.c.Log.Error("the first drill does not begin", "job", job, "error", err)
@@ -133,6 +139,11 @@ func (d *Daemon) lookForOverdue(ctx context.Context) error {
 		return err
 	}
 	for _, t := range d.current() {
+		if t.Within > 0 {
+			if err := d.lookForUnproven(ctx, t, now); err != nil {
+				return err
+			}
+		}
 		if t.Kind != state.Backup {
 			continue
 		}

@@ -26,6 +26,9 @@ type Task struct {
 	Spec            *schedule.Spec
 	Uses            []schedule.Class
 	AtOnce          bool // the first run does not wait for its time
+	// Within is how long this may be without success before it is an alarm, of
+	// what is of the box: Tenant and Dataset are "" then. 0: for ever.
+	Within time.Duration
 	// Do does the work, or goes on with it where a dead process left it. It
 	// returns how it ended; an error after ctx ended means that it can go on.
 	Do func(ctx context.Context, r Reporter) (state.Outcome, string, error)
@@ -182,6 +185,9 @@ func (d *Daemon) loop(ctx context.Context) error {
 // watch makes every dataset known, so that it can be overdue.
 func (d *Daemon) watch(ctx context.Context) error {
 	for _, t := range d.current() {
+		if t.Tenant == "" { // of the box
+			continue
+		}
 		if err := d.c.DB.Watch(ctx, t.Tenant, t.Dataset); err != nil {
 			return err
 		}

@@ -29,6 +29,7 @@ type desk struct {
 	does  func(context.Context) (state.Outcome, error) // guarded by mu
 	began []string                                     // guarded by mu
 	bad   error                                        // of the configuration; guarded by mu
+	other []Task                                       // instead of those of datasets; guarded by mu
 }
 
 // Messages makes one of each event, by which a test sees it in the outbox.
@@ -94,6 +95,9 @@ func (k *desk) tasks() ([]Task, error) {
 	defer k.mu.Unlock()
 	if k.bad != nil {
 		return nil, k.bad
+	}
+	if k.other != nil {
+		return k.other, nil
 	}
 	var out []Task
 	for _, dataset := range []string{"one", "two"} {

@@ -84,7 +84,7 @@ var allowed = map[string][]string{
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
 	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
 	"systemd":               {},
-	"daemon":                {"custody/receipt", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
 	"strongroom/daemon/notify"
@@ -48,11 +47,11 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 			}
 			out = append(out, Task{Job: id, Kind: state.Drill, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
-					return drillOf(ctx, s, t.Name, d.Name, r)
+					return drillOf(ctx, s, t.Name, d.Name, "strongroom "+version, r)
 				}})
 		}
 	}
-	return out, nil
+	return append(out, boxDrills(s, "strongroom "+version)...), nil
 }
 
 // backup takes a snapshot, and does what a snapshot makes possible: it renews
@@ -100,18 +99,4 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 		reasons = append(reasons, "stopped before all was done")
 	}
 	return outcome, strings.Join(reasons, "; "), nil
-}
-
-// drillOf restores the newest snapshot in a sandbox and says what that showed.
-func drillOf(ctx context.Context, s *job.Site, tenant, dataset string, r Reporter) (state.Outcome, string, error) {
-	r.Phase("drill")
-	got, err := s.Drill(ctx, tenant, dataset, "", job.DrillOptions{})
-	if err != nil {
-		return "", "", err
-	}
-	outcome, ok := map[receipt.Verdict]state.Outcome{receipt.PASS: state.OK, receipt.PARTIAL: state.Partial, receipt.FAIL: state.Failed, receipt.INFRA: state.Infra}[got.Verdict]
-	if !ok {
-		return "", "", fmt.Errorf("drill %s has verdict %q", got.ID, got.Verdict)
-	}
-	return outcome, "receipt " + got.ID + ": " + string(got.Verdict), nil
 }

@@ -28,6 +28,7 @@ const (
 	Digest
 	TestAlarm
 	TestUnanswered // nobody answered a TestAlarm
+	Unproven       // drills that must fail, or the cold drill, ended badly or did not happen
 )
 
 // A Cause is why, as far as it may be told outside the box.
@@ -60,7 +61,7 @@ const (
 
 var (
 	kinds = []string{"", "started", "succeeded", "alive", "failed", "overdue", "recovered", "drill-failed", "margin-lost", "medium-due",
-		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered"}
+		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered", "unproven"}
 	causes = []string{"unknown", "source-away", "source-rights", "source-changed", "store-away", "store-refused", "no-room", "timed-out", "interrupted", "mismatch", "key-missing"}
 	levels = []string{"", "confidential", "secret", "top-secret"}
 )

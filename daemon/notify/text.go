@@ -108,6 +108,8 @@ func (e Event) what() string {
 		return "test alarm, please answer"
 	case TestUnanswered:
 		return "NOBODY ANSWERED the test alarm: alarms may reach nobody"
+	case Unproven:
+		return "DRILLS ARE UNPROVEN: one that must fail did not, a recovery from nothing failed, or none was tried for long"
 	}
 	return e.Kind.String()
 }
@@ -123,6 +125,8 @@ func (e Event) todo(link string) string {
 		return "On the box: strongroom check; strongroom repair"
 	case LockProbeFailed:
 		return "On the box: strongroom store test --lock"
+	case Unproven:
+		return "Do not rely on green drills until then. On the box: strongroom alarms; strongroom drill must-fail; strongroom drill cold"
 	case FillingUp:
 		return "On the box: strongroom store usage"
 	case TestAlarm:

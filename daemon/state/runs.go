@@ -17,6 +17,10 @@ type Kind string
 const (
 	Backup Kind = "backup"
 	Drill  Kind = "drill"
+	// MustFail and Cold are of the box: they prove that drills, and recoveries,
+	// can be believed.
+	MustFail Kind = "must-fail"
+	Cold     Kind = "cold"
 )
 
 // An Outcome is how a run ended.
@@ -244,6 +248,20 @@ func (d *DB) Last(ctx context.Context, jobs []string) (map[string]time.Time, err
 		out[job] = when(planned)
 	}
 	return out, nil
+}
+
+// LastOK is when a job last ended well; before it ever did, when it was first
+// seen.
+func (d *DB) LastOK(ctx context.Context, job string) (time.Time, error) {
+	var since, ok sql.NullInt64
+	err := d.r.QueryRowContext(ctx, `SELECT (SELECT since FROM jobs WHERE job = ?1), (SELECT max(finished) FROM runs WHERE job = ?1 AND outcome = 'ok')`, job).Scan(&since, &ok)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("last success of %s: %w", job, err)
+	}
+	if ok.Valid {
+		return when(ok), nil
+	}
+	return when(since), nil
 }
 
 // Running are the runs that have not ended, orphans too.
