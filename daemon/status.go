@@ -29,26 +29,29 @@ type DatasetStatus struct {
 
 // A RunStatus is a run as it is told.
 type RunStatus struct {
-	ID       state.RunID `json:"id"`
-	Job      string      `json:"job"`
-	Kind     state.Kind  `json:"kind"`
-	Tenant   string      `json:"tenant"`
-	Dataset  string      `json:"dataset"`
-	Planned  time.Time   `json:"planned"`
-	ByHand   bool        `json:"by_hand,omitempty"`
-	Missed   int         `json:"missed,omitempty"`
-	Began    time.Time   `json:"began"`
-	Attempts int         `json:"attempts"`
-	Phase    string      `json:"phase,omitempty"`
-	Done     int64       `json:"done,omitempty"`
-	Total    int64       `json:"total,omitempty"`
-	Finished *time.Time  `json:"finished,omitempty"`
-	Outcome  string      `json:"outcome,omitempty"`
-	Reason   string      `json:"reason,omitempty"`
+	ID      state.RunID `json:"id"`
+	Job     string      `json:"job"`
+	Kind    state.Kind  `json:"kind"`
+	Tenant  string      `json:"tenant"`
+	Dataset string      `json:"dataset"`
+	Planned time.Time   `json:"planned"`
+	ByHand  bool        `json:"by_hand,omitempty"`
+	Missed  int         `json:"missed,omitempty"`
+	// FirstMissed is when the first of these was planned.
+	FirstMissed *time.Time `json:"first_missed,omitempty"`
+	Began       time.Time  `json:"began"`
+	Attempts    int        `json:"attempts"`
+	Phase       string     `json:"phase,omitempty"`
+	Done        int64      `json:"done,omitempty"`
+	Total       int64      `json:"total,omitempty"`
+	Finished    *time.Time `json:"finished,omitempty"`
+	Outcome     string     `json:"outcome,omitempty"`
+	Reason      string     `json:"reason,omitempty"`
 }
 
-func statusOf(r state.Run) RunStatus {
-	return RunStatus{ID: r.ID, Job: r.Job, Kind: r.Kind, Tenant: r.Tenant, Dataset: r.Dataset, Planned: r.Planned, ByHand: r.ByHand, Missed: r.Missed,
+// StatusOf tells a run.
+func StatusOf(r state.Run) RunStatus {
+	return RunStatus{ID: r.ID, Job: r.Job, Kind: r.Kind, Tenant: r.Tenant, Dataset: r.Dataset, Planned: r.Planned, ByHand: r.ByHand, Missed: r.Missed, FirstMissed: some(r.FirstMissed),
 		Began: r.Claimed, Attempts: r.Attempts, Phase: r.Phase, Done: r.Done, Total: r.Total, Finished: some(r.Finished), Outcome: string(r.Outcome), Reason: r.Reason}
 }
 
@@ -95,7 +98,7 @@ func (t Task) status(h state.Health, running []state.Run, now time.Time) Dataset
 	}
 	for _, r := range running {
 		if r.Job == t.Job {
-			one := statusOf(r)
+			one := StatusOf(r)
 			s.Run, s.State = &one, "running"
 		}
 	}
@@ -129,7 +132,7 @@ func (d *Daemon) Runs(ctx context.Context, tenant, dataset string, n int) ([]Run
 	}
 	out := make([]RunStatus, len(all))
 	for i, r := range all {
-		out[i] = statusOf(r)
+		out[i] = StatusOf(r)
 	}
 	return out, nil
 }

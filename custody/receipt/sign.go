@@ -76,6 +76,20 @@ func Verify(file []byte, key [ed25519.PublicKeySize]byte) (*Receipt, error) {
 	return r, nil
 }
 
+// Named returns the key that a file says signed it, which proves nothing: whoever
+// trusts several has Verify hold the file against that one.
+func Named(file []byte) (key [ed25519.PublicKeySize]byte, err error) {
+	r, _, _, err := parse(file)
+	if err != nil {
+		return key, fmt.Errorf("read receipt: %w", err)
+	}
+	b, err := hex.DecodeString(r.Box)
+	if err != nil || len(b) != len(key) {
+		return key, fmt.Errorf("receipt %s: %w: it names no key", r.ID, ErrSignature)
+	}
+	return [ed25519.PublicKeySize]byte(b), nil
+}
+
 func parse(file []byte) (*Receipt, []byte, []byte, error) {
 	if len(file) > MaxFile {
 		return nil, nil, nil, fmt.Errorf("%d bytes are too many", len(file))

@@ -1,5 +1,5 @@
 // Command strongroom-verify is the auditor's and the client's tool: it checks
-// ledgers and proofs offline, with nothing but the public keys of the box.
+// ledgers, proofs and receipts of drills offline, with nothing but the public keys of the box.
 package main
 
 import (
@@ -12,9 +12,11 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 
 	"strongroom/custody/keys"
 	"strongroom/custody/ledger"
+	"strongroom/custody/receipt"
 )
 
 // version is set when a release is built.
@@ -24,6 +26,7 @@ const usage = `strongroom-verify checks what a Strongroom box signed, without th
 
   strongroom-verify ledger DIR... --key KEY [--checkpoint FILE]...
   strongroom-verify proof FILE... --key KEY [--checkpoint FILE]...
+  strongroom-verify receipt FILE... --key KEY
 
 KEY is the public key of the box, 64 hex digits as they stand on a kit, or a
 file of such lines: KEY [FIRST [LAST]], for which incarnations of the box it
@@ -82,7 +85,7 @@ func code(err error) int {
 		return exitOK
 	case is(errUsage):
 		return exitUsage
-	case is(ledger.ErrTampered, ledger.ErrFork, ledger.ErrBehind):
+	case is(ledger.ErrTampered, ledger.ErrFork, ledger.ErrBehind, errReceipt):
 		return exitIntegrity
 	case is(keys.ErrUnknownBox):
 		return exitWrongKey
@@ -140,7 +143,7 @@ func parse(args []string, stdout io.Writer) (*command, error) {
 		return nil, fmt.Errorf("want what to verify, a path and --key: %w", errUsage)
 	}
 	c.name, c.paths = c.paths[0], c.paths[1:]
-	if c.name != "ledger" && c.name != "proof" {
+	if c.name != "ledger" && c.name != "proof" && c.name != "receipt" {
 		return nil, fmt.Errorf("cannot verify a %q: %w", c.name, errUsage)
 	}
 	return c, c.load(keyArg, files)
@@ -189,8 +192,11 @@ func (c *command) run(ctx context.Context) error {
 	var all error
 	for _, name := range c.paths {
 		verify := c.ledger
-		if c.name == "proof" {
+		switch c.name {
+		case "proof":
 			verify = c.proof
+		case "receipt":
+			verify = c.receipt
 		}
 		if err := verify(ctx, name); err != nil {
 			all = errors.Join(all, fmt.Errorf("%s: %w", name, err))
@@ -236,6 +242,43 @@ func (c *command) proof(_ context.Context, name string) error {
 		for _, k := range slices.Sorted(maps.Keys(e.Fields)) {
 			fmt.Fprintf(c.out, "  %s: %s\n", k, e.Fields[k])
 		}
+	})
+}
+
+// errReceipt: a file is no receipt as a box signed it.
+var errReceipt = errors.New("not what was signed")
+
+// receipt verifies that a receipt was signed by a key of the box. What it says,
+// and be it FAIL, is for whoever reads it: signed is signed.
+func (c *command) receipt(_ context.Context, name string) error {
+	b, err := read(name, receipt.MaxFile)
+	if err != nil {
+		return err
+	}
+	named, err := receipt.Named(b)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errReceipt, err)
+	}
+	if !slices.ContainsFunc(c.trust, func(k keys.BoxKey) bool { return k.Public == keys.VerifyKey(named) }) {
+		return fmt.Errorf("%w: %x", keys.ErrUnknownBox, named)
+	}
+	r, err := receipt.Verify(b, named)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errReceipt, err)
+	}
+	return c.show(name, nil, r, func() {
+		fmt.Fprintf(c.out, "%s: [%s] %s: drill of %s/%s, snapshot %s of %s, on %s\n", name, strings.ToUpper(r.Level), r.Verdict, r.Tenant, r.Dataset, r.Snapshot.ID,
+			r.Snapshot.Point.Format("2006-01-02T15:04:05Z"), r.Started.Format("2006-01-02T15:04:05Z"))
+		if r.MustFail != "" {
+			fmt.Fprintf(c.out, "  with the fault %q put in on purpose: it says nothing about the snapshot\n", r.MustFail)
+		}
+		if r.Kind != "" {
+			fmt.Fprintf(c.out, "  a %s drill: of the program, with a test recovery key\n", r.Kind)
+		}
+		for _, s := range r.Steps {
+			fmt.Fprintf(c.out, "  %-11s %-8s %s\n", s.Name, s.Status, s.Why)
+		}
+		fmt.Fprintf(c.out, "  manifest %s, signed by %s\n", r.Snapshot.Manifest, r.Box)
 	})
 }
 

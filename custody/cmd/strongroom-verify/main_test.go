@@ -13,6 +13,7 @@ import (
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/secret"
 	"strongroom/custody/ledger"
+	"strongroom/custody/receipt"
 )
 
 func TestExitCodesAreThoseOfTheTable(t *testing.T) {
@@ -124,3 +125,49 @@ func TestCommand(t *testing.T) {
 		}
 	}
 }
+
+// A receipt is checked with the key alone: what it says, who signed it, and that
+// nobody changed it since.
+func TestReceipts(t *testing.T) {
+	signer := keys.NewSigner(secret.Random())
+	key := signer.Public().String()
+	r := &receipt.Receipt{Format: receipt.Format, ID: "20261127t080000z-abcdefgh", Tenant: "acme", Dataset: "crm", Level: "secret", Started: time.Unix(1795766400, 0), Finished: time.Unix(1795766460, 0)}
+	for _, n := range receipt.Names() {
+		r.Steps = append(r.Steps, receipt.Step{Name: n, Status: receipt.Passed, Checks: []receipt.Check{{Name: "x", Expected: "1", Actual: "1", OK: true}}})
+	}
+	signed, err := receipt.Sign(r, boxSigner{signer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := write(t, filepath.Join(dir, "a.json"), signed)
+	changed := write(t, filepath.Join(dir, "changed.json"), bytes.Replace(signed, []byte(`"actual":"1"`), []byte(`"actual":"2"`), 1))
+	forged := write(t, filepath.Join(dir, "forged.json"), bytes.Replace(signed, []byte(`"tenant":"acme"`), []byte(`"tenant":"acmf"`), 1))
+	other := strings.Repeat("ab", 32)
+	for _, c := range []struct {
+		want int
+		says string
+		args []string
+	}{
+		{0, "[SECRET] PASS: drill of acme/crm", []string{"receipt", file, "--key", key}},
+		{0, `"verdict":"PASS"`, []string{"receipt", file, "--key", key, "--json"}},
+		{0, "signed by " + key, []string{"--key", write(t, filepath.Join(dir, "keys"), []byte(other+" 1\n"+key+" 2\n")), "receipt", file}},
+		{65, "not what was signed", []string{"receipt", changed, "--key", key}},
+		{65, "signature is wrong", []string{"receipt", forged, "--key", key}},
+		{65, "forged.json", []string{"receipt", file, forged, "--key", key}},
+		{12, "not listed", []string{"receipt", file, "--key", other}},
+		{65, "not what was signed", []string{"receipt", write(t, filepath.Join(dir, "none"), []byte("{}")), "--key", key}},
+		{1, "no such file", []string{"receipt", file + "x", "--key", key}},
+		{64, "--key", []string{"receipt", file}},
+	} {
+		got, out, errs := verify(t, c.args...)
+		if got != c.want || !strings.Contains(out+errs, c.says) {
+			t.Errorf("%v: exit %d, want %d and %q:\n%s%s", c.args, got, c.want, c.says, out, errs)
+		}
+	}
+}
+
+// boxSigner signs receipts as a box does.
+type boxSigner struct{ *keys.Signer }
+
+func (s boxSigner) Public() [32]byte { return [32]byte(s.Signer.Public()) }

@@ -11,6 +11,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/receipt"
+	"strongroom/custody/receipt/report"
 	"strongroom/custody/rescue"
 	"strongroom/daemon/drill"
 	"strongroom/daemon/job"
@@ -206,7 +207,7 @@ type drillLine struct {
 }
 
 func (a *app) drillShowCommand() *cobra.Command {
-	var html, raw bool
+	var html, pdf, raw bool
 	c := &cobra.Command{
 		Use:   "show ID",
 		Short: "Verify a receipt and show it",
@@ -222,8 +223,15 @@ func (a *app) drillShowCommand() *cobra.Command {
 				return err
 			}
 			switch {
-			case html && raw:
-				return exit.With(exit.Usage, errors.New("--html or --signed, not both"))
+			case html && raw || html && pdf || pdf && raw:
+				return exit.With(exit.Usage, errors.New("one of --html, --pdf and --signed"))
+			case pdf:
+				page, err := report.PDF(r)
+				if err != nil {
+					return err
+				}
+				_, err = a.ui.Out().Write(page)
+				return err
 			case raw:
 				_, err = a.ui.Out().Write(signed)
 				return err
@@ -239,6 +247,7 @@ func (a *app) drillShowCommand() *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&html, "html", false, "as a page to print")
+	c.Flags().BoolVar(&pdf, "pdf", false, "as a PDF")
 	c.Flags().BoolVar(&raw, "signed", false, "as it was signed, for strongroom-verify")
 	return c
 }

@@ -1,10 +1,16 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
+	"strongroom/custody/receipt/report"
+	"strongroom/daemon"
+	"strongroom/daemon/config"
+	"strongroom/daemon/job"
 	"strongroom/source/postgres/pgtest"
 )
 
@@ -57,5 +63,75 @@ func TestMustFailNeedsADrillThatPasses(t *testing.T) {
 	b.run(0, "backup", "acme/one")
 	if o := b.run(1, "drill", "must-fail"); !strings.Contains(o.stdout, "WRONG: byte of acme/one: without a fault it ends with FAIL") || strings.Contains(o.stdout, "red, as") {
 		t.Error(o.stdout)
+	}
+}
+
+// The report of a quarter says what was taken, drilled and missed; who has the
+// key checks the receipts behind it without the box.
+func TestReportOfAQuarter(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("one", "/bin/echo", "one")+commandDataset("never", "/bin/false"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	b.run(0, "backup", "acme/one")
+	id := drilled(t, b.run(0, "drill", "run", "acme/one"))
+	b.run(0, "drill", "run", "acme/one", "--must-fail", "byte")
+	now := time.Now().UTC()
+	quarter := fmt.Sprintf("%dQ%d", now.Year(), (now.Month()+2)/3)
+	o := b.run(0, "report", "acme", "--quarter", quarter)
+	for _, want := range []string{"[CONFIDENTIAL] acme in " + quarter, "1 snapshots of 2 datasets", "1 drills, of which 1 passed", "The quarter is not over", "drilled: PASS", "drill " + id + "  PASS",
+		"must fail: 1 as they have to be, 0 not", "Cold drills of the program: NONE"} {
+		if !strings.Contains(o.stdout, want) {
+			t.Errorf("no %q in\n%s", want, o.stdout)
+		}
+	}
+	if o := b.run(0, "report", "acme", "--quarter", quarter, "--html"); !strings.Contains(o.stdout, id) || !strings.Contains(o.stdout, `<p class="level">confidential</p>`) {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "report", "acme", "--quarter", quarter, "--pdf"); !strings.HasPrefix(o.stdout, "%PDF-1.") {
+		t.Errorf("%.100q", o.stdout)
+	}
+	if o := b.run(0, "report", "acme", "--quarter", quarter, "--json"); !strings.Contains(o.stdout, `"verdict":"PASS"`) {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "drill", "show", id, "--pdf"); !strings.HasPrefix(o.stdout, "%PDF-1.") {
+		t.Errorf("%.100q", o.stdout)
+	}
+	b.run(64, "report", "acme")
+	b.run(64, "report", "acme", "--quarter", "2099Q1")
+	b.run(64, "report", "acme", "--quarter", quarter, "--html", "--pdf")
+}
+
+// What a schedule planned and nobody did is named, once.
+func TestLapsesAreNamed(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("one", "/bin/echo", "one")+"[tenant.dataset.schedule]\nat = \"0 3 * * 0\"\ntime_zone = \"UTC\"\n")
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	c, err := config.Load(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := daemon.TasksOf(&job.Site{Config: c}, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sunday := time.Date(2026, 10, 4, 3, 0, 0, 0, time.UTC)
+	run := func(week int, outcome string, missed int) daemon.RunStatus {
+		first := sunday.AddDate(0, 0, 7*(week-missed))
+		return daemon.RunStatus{Job: "backup:acme/one", Planned: sunday.AddDate(0, 0, 7*week), Outcome: outcome, Reason: "why", Missed: missed, FirstMissed: &first}
+	}
+	q := &report.Quarter{}
+	q.From, q.To, _ = report.Bounds("2026Q4")
+	// Weeks 0 to 12. Run were 1, 2 (which failed), 5 for 3 and 4 too, 8 and on.
+	runs := []daemon.RunStatus{run(1, "ok", 0), run(2, "failed", 0), run(5, "ok", 2)}
+	for w := 8; w <= 12; w++ {
+		runs = append(runs, run(w, "partial", 0))
+	}
+	var got []string
+	for _, l := range lapses(tasks, runs, "backup:acme/one", q) {
+		got = append(got, l.Planned.Format("01-02 ")+l.What[:6])
+	}
+	// Week 0 was before the daemon first saw it.
+	if want := "10-18 failed,10-25 missed,11-01 missed,11-15 missed,11-22 missed"; strings.Join(got, ",") != want {
+		t.Errorf("lapses %q, want %s", got, want)
 	}
 }
