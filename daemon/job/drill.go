@@ -21,6 +21,7 @@ import (
 	"strongroom/repo"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
+	"strongroom/repo/store/spec"
 	"strongroom/source"
 	"strongroom/source/files/publish"
 	"strongroom/source/loader"
@@ -30,6 +31,9 @@ import (
 type DrillOptions struct {
 	Steps   []string // of receipt.Names; nil: all but the degraded one
 	Without []string // stores that are withheld
+	// From are stores to read from instead of those of the configuration, as
+	// recover takes them: media:/path for an offline medium.
+	From []string
 	Fault   string   // put in on purpose
 	Tool    string
 }
@@ -76,7 +80,7 @@ func (d *drilling) find(ctx context.Context, tenant, snapshot string) error {
 	}
 	d.t = t
 	d.cfg, _ = c.Dataset(d.dataset) // one that is configured no more can be drilled
-	all, err := d.s.Stores(ctx, false)
+	all, err := d.stores(ctx)
 	if err != nil {
 		return err
 	}
@@ -95,7 +99,7 @@ func (d *drilling) find(ctx context.Context, tenant, snapshot string) error {
 	if err != nil {
 		return err
 	}
-	if snapshot == "" || snapshot == "latest" {
+	if (snapshot == "" || snapshot == "latest") && len(d.o.From) == 0 {
 		// A drill of an older one would be green for what nobody asked.
 		if err := d.list.Behind(head, id); err != nil {
 			return exit.With(exit.TryLater, fmt.Errorf("dataset %q: %w; an older one is drilled only by its name", d.dataset, err))
@@ -106,6 +110,27 @@ func (d *drilling) find(ctx context.Context, tenant, snapshot string) error {
 		return fmt.Errorf("%s/%s: %w", tenant, d.dataset, err)
 	}
 	return nil
+}
+
+// stores are those under test. A medium is behind the others; the newest of what
+// it has is what it is asked for.
+func (d *drilling) stores(ctx context.Context) ([]spread.Member, error) {
+	if len(d.o.From) == 0 {
+		return d.s.Stores(ctx, false)
+	}
+	var out []spread.Member
+	for _, text := range d.o.From {
+		sp, err := spec.Parse(text)
+		if err != nil {
+			return nil, exit.With(exit.Usage, err)
+		}
+		st, err := sp.Open(nil)
+		if err != nil {
+			return nil, fmt.Errorf("store %q: %w", text, err)
+		}
+		out = append(out, spread.Member{Name: text, Store: st})
+	}
+	return out, nil
 }
 
 var errWithheld = fmt.Errorf("%w: withheld for a drill", store.ErrUnavailable)

@@ -38,6 +38,9 @@ with each store withheld in turn. A drill is a PASS only if every step was done.
 What this machine cannot do (no engine of that version, no room) is INFRA and
 says nothing about the backup.
 
+--from media:/path drills what an offline medium has, by itself, wherever it is
+mounted.
+
 --must-fail puts a fault in on purpose, and ends well only if the drill is red.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -69,6 +72,7 @@ says nothing about the backup.
 	}
 	c.Flags().StringSliceVar(&o.Steps, "step", nil, "do these steps alone, or \"all\"")
 	c.Flags().StringSliceVar(&o.Without, "without", nil, "withhold this store")
+	c.Flags().StringArrayVar(&o.From, "from", nil, "read from this store instead of those configured: media:/path for an offline medium")
 	c.Flags().StringVar(&o.Fault, "must-fail", "", "put this fault in")
 	return c
 }

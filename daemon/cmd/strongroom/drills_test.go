@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -133,5 +134,45 @@ func TestLapsesAreNamed(t *testing.T) {
 	// Week 0 was before the daemon first saw it.
 	if want := "10-18 failed,10-25 missed,11-01 missed,11-15 missed,11-22 missed"; strings.Join(got, ",") != want {
 		t.Errorf("lapses %q, want %s", got, want)
+	}
+}
+
+// An offline medium is drilled by itself: with every other store gone.
+func TestDrillFromAMedium(t *testing.T) {
+	disk, _ := mediumDisk(t, 64)
+	stores, paths := threeDirs(t)
+	b := newBox(t, stores, commandDataset("dump", program(t, "generate"), "3000000"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	b.run(0, "backup", "acme/dump")
+	b.run(0, "backup", "acme/dump", "--label", "newest")
+	copyToMedium(t, b, disk, "/bin/true")
+	b.run(0, "backup", "acme/dump") // which the medium has not
+	for _, p := range paths {
+		if err := os.Rename(p, p+".gone"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := b.run(0, "drill", "run", "acme/dump", "--from", "media:"+disk, "--json")
+	for _, want := range []string{`"verdict":"PASS"`, `"tested":["media:` + disk + `"]`} {
+		if !strings.Contains(o.stdout, want) {
+			t.Errorf("no %s in %s", want, o.stdout)
+		}
+	}
+	b.run(64, "drill", "run", "acme/dump", "--from", "what")
+	// A byte in every page is what the medium's own parity is for; shards that are
+	// gone are not.
+	flipShards(t, disk)
+	b.run(0, "drill", "run", "acme/dump", "--from", "media:"+disk)
+	shards, err := filepath.Glob(filepath.Join(disk, "*", "*", "s-*"))
+	if err != nil || len(shards) == 0 {
+		t.Fatal(shards, err)
+	}
+	for _, f := range shards {
+		if err := os.Remove(f); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if o := b.run(65, "drill", "run", "acme/dump", "--from", "media:"+disk); !strings.Contains(o.stdout, "FAIL") {
+		t.Error(o.stdout)
 	}
 }
