@@ -32,33 +32,32 @@ var allowed = map[string][]string{
 	"repo/expire":          {"repo", "repo/retain", "repo/spread", "repo/store"}, // never seal: expiry needs no generation key
 	"repo":                 {"chunker", "erasure", "repo/seal", "repo/objectlock", "repo/pack", "repo/spread", "repo/store", "repo/store/dir"},
 
-	"source":                 {},
-	"source/rowhash":         {},
-	"source/track":           {"source"},
-	"source/postgres":        {"source", "source/rowhash", "source/track"},
-	"source/postgres/...":    {"source", "source/postgres/..."},
-	"source/mariadb":         {"source", "source/rowhash", "source/track"},
-	"source/mariadb/...":     {},
-	"source/sqlite":          {"source", "source/files/publish", "source/files/scratch"},
-	"source/command":         {"source", "source/files/publish"},
-	"source/files":           {"source", "source/files/publish", "source/files/scratch"},
-	"source/files/publish":   {},
-	"source/files/scratch":   {},
-	"source/loader":          {"repo", "source", "source/..."},
-	"custody/keys":           {"custody/keys/..."},
-	"custody/keys/box":       {"custody/keys", "custody/keys/..."},
-	"custody/keys/doc":       {},
-	"custody/keys/paper":     {},
-	"custody/keys/secret":    {},
-	"custody/keys/share":     {"custody/keys/paper", "custody/keys/secret"},
-	"custody/ledger":         {"custody/keys", "repo/seal"}, // of stores it knows three methods
-	"custody/media":          {"custody/keys", "custody/keys/doc"},
-	"custody/receipt":        {}, // for who checks one without a box
-	"custody/media/mount":    {},
-	"custody/exit":           {"custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "repo", "repo/...", "source/..."},
-	"custody/rescue":         {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
-	"custody/cmd/...":        {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
-	"custody/receipt/report": {"custody/receipt"},                        // of its own: who checks a receipt needs no PDF
+	"source":               {},
+	"source/rowhash":       {},
+	"source/track":         {"source"},
+	"source/postgres":      {"source", "source/rowhash", "source/track"},
+	"source/postgres/...":  {"source", "source/postgres/..."},
+	"source/mariadb":       {"source", "source/rowhash", "source/track"},
+	"source/mariadb/...":   {},
+	"source/sqlite":        {"source", "source/files/publish", "source/files/scratch"},
+	"source/command":       {"source", "source/files/publish"},
+	"source/files":         {"source", "source/files/publish", "source/files/scratch"},
+	"source/files/publish": {},
+	"source/files/scratch": {},
+	"source/loader":        {"repo", "source", "source/..."},
+	"custody/keys":         {"custody/keys/..."},
+	"custody/keys/box":     {"custody/keys", "custody/keys/..."},
+	"custody/keys/doc":     {},
+	"custody/keys/paper":   {},
+	"custody/keys/secret":  {},
+	"custody/keys/share":   {"custody/keys/paper", "custody/keys/secret"},
+	"custody/ledger":       {"custody/keys", "repo/seal"}, // of stores it knows three methods
+	"custody/media":        {"custody/keys", "custody/keys/doc"},
+	"custody/receipt":      {}, // for who checks one without a box
+	"custody/media/mount":  {},
+	"custody/exit":         {"custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "repo", "repo/...", "source/..."},
+	"custody/rescue":       {"custody/exit", "custody/keys", "custody/keys/...", "erasure", "repo", "repo/...", "source/loader"},
+	"custody/cmd/...":      {"custody/exit", "custody/rescue", "repo"}, // how much memory it takes
 
 	// The engines are named, their code is elsewhere: who asks needs none of it.
 	"source/remote":             {"source"},
@@ -66,7 +65,7 @@ var allowed = map[string][]string{
 	"source/remote/ssh/sshtest": {},
 
 	// Anybody's tool; custody/exit would bring databases and stores with it.
-	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger", "custody/receipt"},
+	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger"},
 
 	// It is root, and is nothing else.
 	"custody/cmd/strongroom-mountd": {"custody/media/mount"},
@@ -85,7 +84,7 @@ var allowed = map[string][]string{
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
 	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
 	"systemd":               {},
-	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon":                {"custody/receipt", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
@@ -188,8 +187,6 @@ var direct = []string{
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/crypto", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
-	"github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
-	"codeberg.org/go-pdf/fpdf",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "github.com/johannesboyne/gofakes3",
 }

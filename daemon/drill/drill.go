@@ -62,10 +62,12 @@ type Plan struct {
 	// Disk bounds the scratch space in bytes and Memory that of each process; 0:
 	// as much as is needed, and 1 GiB.
 	Disk, Memory int64
-	Jobs         int // tables at once; 0: 2
-	RTO, RPO     time.Duration
-	Log          func(format string, args ...any)
-	Now          func() time.Time
+	// Unit is the socket of the unit that makes sandboxes; "": it is made here.
+	Unit     string
+	Jobs     int // tables at once; 0: 2
+	RTO, RPO time.Duration
+	Log      func(format string, args ...any)
+	Now      func() time.Time
 }
 
 // An engine restores one kind of snapshot.
@@ -315,11 +317,11 @@ func (r *run) enter(ctx context.Context) error {
 	if err := room(disk); err != nil {
 		return errHere{err}
 	}
-	cfg := sandbox.Config{Memory: r.Memory, Disk: disk, Processes: r.need.processes, ReadOnly: r.need.readOnly, Hidden: r.Hidden}
+	cfg := sandbox.Config{Memory: r.Memory, Disk: disk, Processes: r.need.processes, ReadOnly: r.need.readOnly, Hidden: r.Hidden, Unit: r.Unit}
 	if r.box, err = sandbox.Start(ctx, cfg); err != nil {
 		return errHere{err}
 	}
-	r.out.Sandbox.Kind, r.out.Sandbox.Memory, r.out.Sandbox.Disk = "namespaces", cfg.Memory, cfg.Disk
+	r.out.Sandbox.Kind, r.out.Sandbox.Memory, r.out.Sandbox.Disk = r.box.Kind(), cfg.Memory, cfg.Disk
 	walls, err := r.box.Probe(ctx)
 	for _, w := range walls {
 		r.out.Sandbox.Walls = append(r.out.Sandbox.Walls, receipt.Wall(w))

@@ -34,6 +34,7 @@ import (
 type mariaEngine struct {
 	r        *run
 	recorded mariadb.Content
+	socket   string // out here
 	server   *sandbox.Process
 	box      *sandbox.Box
 	log      bounded
@@ -108,7 +109,7 @@ func (e *mariaEngine) load(ctx context.Context, box *sandbox.Box) error {
 
 func (e *mariaEngine) url(user string) string {
 	u := url.URL{Scheme: "mariadb", User: url.User(user), Host: "localhost", Path: "/" + e.recorded.Database,
-		RawQuery: url.Values{"socket": {e.box.Path(mariaSocket)}}.Encode()}
+		RawQuery: url.Values{"socket": {e.socket}}.Encode()}
 	return u.String()
 }
 
@@ -129,6 +130,10 @@ func (e *mariaEngine) settings() []string {
 // nobody who could make others.
 func (e *mariaEngine) boot(ctx context.Context) error {
 	if err := e.box.Run(ctx, sandbox.Cmd{Argv: []string{"/bin/mkdir", "-m", "700", mariaData, mariaNone}, Foreign: true}); err != nil {
+		return err
+	}
+	var err error
+	if e.socket, err = e.box.Door(mariaSocket); err != nil {
 		return err
 	}
 	script, err := mariaScript()
@@ -193,7 +198,7 @@ func (e *mariaEngine) accounts() []string {
 
 func (e *mariaEngine) connect(user, database string) (*sql.DB, error) {
 	cfg := mysql.NewConfig()
-	cfg.User, cfg.DBName, cfg.Net, cfg.Addr = user, database, "unix", e.box.Path(mariaSocket)
+	cfg.User, cfg.DBName, cfg.Net, cfg.Addr = user, database, "unix", e.socket
 	cfg.Collation, cfg.MaxAllowedPacket, cfg.Logger = "utf8mb4_general_ci", 0, quiet{}
 	cfg.MultiStatements = user == mariaBoot // nothing restored is there yet
 	cfg.Timeout = 10 * time.Second

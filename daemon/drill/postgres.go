@@ -35,6 +35,7 @@ type pgEngine struct {
 	r        *run
 	recorded postgres.Content
 	bin      string
+	host     string // the directory of its socket, out here
 	server   *sandbox.Process
 	box      *sandbox.Box
 	log      bounded
@@ -154,7 +155,7 @@ func (e *pgEngine) load(ctx context.Context, box *sandbox.Box) error {
 }
 
 func (e *pgEngine) url(role string) string {
-	u := url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + pgDatabase, RawQuery: url.Values{"host": {e.box.Path(pgRun)}}.Encode()}
+	u := url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + pgDatabase, RawQuery: url.Values{"host": {e.host}}.Encode()}
 	return u.String()
 }
 
@@ -171,6 +172,11 @@ func (e *pgEngine) boot(ctx context.Context) error {
 	for _, s := range e.settings() {
 		argv = append(argv, "-c", s)
 	}
+	socket, err := e.box.Door(pgRun + "/.s.PGSQL.5432")
+	if err != nil {
+		return err
+	}
+	e.host = filepath.Dir(socket)
 	if e.server, err = e.box.Start(sandbox.Cmd{Argv: argv, Env: pgEnv, Stderr: &e.log, Foreign: true}); err != nil {
 		return err
 	}

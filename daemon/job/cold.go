@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +41,7 @@ type coldDrill struct {
 	want     map[string][]byte
 	shares   []string
 	kit      string
+	bag      []byte // all that the cold machine gets, as an archive
 	snapshot *BackupResult
 	out      receipt.Receipt
 }
@@ -113,7 +113,21 @@ func (d *coldDrill) live(ctx context.Context, tool string, log func(string, ...a
 		return err
 	}
 	// The box is gone with all its keys, the source, and a store.
-	return errors.Join(s.Close(), os.RemoveAll(d.cfg.StateDir), os.RemoveAll(filepath.Join(d.dir, "data")), os.RemoveAll(filepath.Join(d.dir, "one")), readable(d.dir))
+	if err := errors.Join(s.Close(), os.RemoveAll(d.cfg.StateDir), os.RemoveAll(filepath.Join(d.dir, "data")), os.RemoveAll(filepath.Join(d.dir, "one"))); err != nil {
+		return err
+	}
+	return d.pack()
+}
+
+// pack makes an archive of what is left: kit, shares and stores.
+func (d *coldDrill) pack() error {
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	if err := errors.Join(w.AddFS(os.DirFS(d.dir)), w.Close()); err != nil {
+		return err
+	}
+	d.bag = b.Bytes()
+	return nil
 }
 
 // data makes files of which some compress and some do not.
@@ -180,18 +194,40 @@ func (d *coldDrill) issueKit(s *Site) error {
 	return WriteNew(d.kit, file)
 }
 
-// readable lets whoever is inside of the sandbox read; outside the directory
-// above keeps everybody else out.
-func readable(dir string) error {
-	return filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil || path == dir:
+// coldDir is where the cold machine has what it got.
+const coldDir = sandbox.Scratch + "/cold"
+
+// Unpack puts what comes over standard input where a cold drill looks for it. It
+// runs inside of the sandbox.
+func Unpack(r io.Reader) error {
+	if err := errors.Join(os.RemoveAll(coldDir), os.Mkdir(coldDir, 0o700)); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(coldDir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for t := tar.NewReader(r); ; {
+		h, err := t.Next()
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
 			return err
-		case e.IsDir():
-			return os.Chmod(path, 0o755)
 		}
-		return os.Chmod(path, 0o644)
-	})
+		name := filepath.Clean(h.Name)
+		if h.Typeflag == tar.TypeDir {
+			err = root.MkdirAll(name, 0o700)
+		} else {
+			var b []byte
+			if b, err = io.ReadAll(io.LimitReader(t, 64<<20)); err == nil {
+				err = errors.Join(root.MkdirAll(filepath.Dir(name), 0o700), root.WriteFile(name, b, 0o600))
+			}
+		}
+		if err != nil {
+			return err
+		}
+	}
 }
 
 // recover does it, and looks at what came out.
@@ -230,13 +266,12 @@ func (d *coldDrill) recover(ctx context.Context) []receipt.Step {
 }
 
 func (d *coldDrill) enter(ctx context.Context) (*sandbox.Box, error) {
-	shown := append(slices.Clone(d.shares), d.kit, filepath.Join(d.dir, "two"), filepath.Join(d.dir, "three"))
-	cfg := sandbox.Config{Memory: 1 << 30, Disk: 64 << 20, Processes: 64, ReadOnly: shown}
+	cfg := sandbox.Config{Memory: 1 << 30, Disk: 64 << 20, Processes: 64, Unit: drillUnit()}
 	b, err := sandbox.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	d.out.Sandbox = receipt.Sandbox{Kind: "namespaces", Memory: cfg.Memory, Disk: cfg.Disk}
+	d.out.Sandbox = receipt.Sandbox{Kind: b.Kind(), Memory: cfg.Memory, Disk: cfg.Disk}
 	walls, err := b.Probe(ctx)
 	for _, w := range walls {
 		d.out.Sandbox.Walls = append(d.out.Sandbox.Walls, receipt.Wall(w))
@@ -252,11 +287,11 @@ func (d *coldDrill) enter(ctx context.Context) (*sandbox.Box, error) {
 }
 
 func (d *coldDrill) command(shares int, said *bytes.Buffer, args ...string) sandbox.Cmd {
-	argv := []string{sandbox.Self, Recover, "--kit", d.kit, "--store", filepath.Join(d.dir, "two"), "--store", filepath.Join(d.dir, "three")}
+	argv := []string{sandbox.Self, Recover, "--kit", coldDir + "/" + filepath.Base(d.kit), "--store", coldDir + "/two", "--store", coldDir + "/three"}
 	for _, f := range d.shares[:min(shares, len(d.shares))] {
-		argv = append(argv, "--share-file", f)
+		argv = append(argv, "--share-file", coldDir+"/shares/"+filepath.Base(f))
 	}
-	return sandbox.Cmd{Argv: append(argv, args...), Stderr: said}
+	return sandbox.Cmd{Argv: append(argv, args...), Stdin: bytes.NewReader(d.bag), Stderr: said}
 }
 
 // steps puts those that were done into their order; those that a cold drill has

@@ -33,9 +33,9 @@ type DrillOptions struct {
 	Without []string // stores that are withheld
 	// From are stores to read from instead of those of the configuration, as
 	// recover takes them: media:/path for an offline medium.
-	From []string
-	Fault   string   // put in on purpose
-	Tool    string
+	From  []string
+	Fault string // put in on purpose
+	Tool  string
 }
 
 // A drilling is one drill being planned and done.
@@ -163,7 +163,7 @@ func (d *drilling) listing(ctx context.Context, members []spread.Member) (*repo.
 
 // plan says what is to be done.
 func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
-	p := drill.Plan{Base: d.base(), Asked: d.o.Steps, Fault: drill.Fault(d.o.Fault), Checker: d.cfg.Checker, Jobs: min(d.cfg.Jobs, 8), RTO: d.cfg.RTO.Duration, RPO: d.cfg.RPO.Duration,
+	p := drill.Plan{Base: d.base(), Unit: drillUnit(), Asked: d.o.Steps, Fault: drill.Fault(d.o.Fault), Checker: d.cfg.Checker, Jobs: min(d.cfg.Jobs, 8), RTO: d.cfg.RTO.Duration, RPO: d.cfg.RPO.Duration,
 		Inventory: d.inventory(), Blind: d.blind(), Degraded: d.degraded, Log: d.s.Log, Away: d.away(d.list, len(d.o.Without)), Hidden: d.hidden(),
 		Live: []string{d.s.Config.StateDir, d.cfg.Path}, Hashes: map[string]string{}}
 	if c := d.s.Config.Drill; c.Scratch != nil {
@@ -195,6 +195,17 @@ func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 		err = nil
 	}
 	return p, err
+}
+
+// drillSocket is where systemd listens for the unit strongroom-drill@. The daemon
+// may make no namespaces, and need not where it is.
+const drillSocket = "/run/strongroom-drill.sock"
+
+func drillUnit() string {
+	if info, err := os.Stat(drillSocket); err != nil || info.Mode()&fs.ModeSocket == 0 {
+		return ""
+	}
+	return drillSocket
 }
 
 func (d *drilling) base() receipt.Receipt {

@@ -2,6 +2,7 @@ package job
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -100,4 +101,12 @@ func TestAYearOfRounds(t *testing.T) {
 		}
 	}
 	t.Logf("%d drills, longest %v, degraded %d, withheld %v", drills, longest, degraded, withheld)
+}
+
+// The daemon asks where systemd listens.
+func TestTheDrillSocketIsThatOfTheUnit(t *testing.T) {
+	b, err := os.ReadFile("../../systemd/strongroom-drill.socket")
+	if err != nil || !strings.Contains(string(b), "\nListenSequentialPacket="+drillSocket+"\n") {
+		t.Errorf("%v\n%s", err, b)
+	}
 }

@@ -41,8 +41,12 @@ func main() {
 	os.Exit(int(code))
 }
 
-// recoverInside recovers in a sandbox, where nothing else of this program is.
+// recoverInside recovers in a sandbox, where nothing else of this program is,
+// from what comes over its standard input.
 func recoverInside(args []string) error {
+	if err := job.Unpack(os.Stdin); err != nil {
+		return err
+	}
 	if code := rescue.Main(context.Background(), args, os.Stdout, os.Stderr, version); code != exit.OK {
 		os.Exit(int(code))
 	}

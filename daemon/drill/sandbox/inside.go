@@ -35,6 +35,10 @@ func Inside(args []string, work map[string]func(args []string) error) int {
 		err = become(args[1:])
 	case args[0] == "probe":
 		err = probe(args[1:])
+	case args[0] == "unit":
+		err = unit()
+	case args[0] == "connect":
+		err = connect(args[1:])
 	case f != nil:
 		err = f(args[1:])
 	}

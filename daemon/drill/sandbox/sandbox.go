@@ -3,9 +3,10 @@
 // to write to but a memory file system of limited size, and the installed
 // programs read-only.
 //
-// It is the twin, for machines without systemd, of the unit strongroom-drill@.
-// What a unit's cgroup bounds for all processes together, memory, is bounded
-// for each of them here.
+// Whoever may make namespaces makes it himself. A daemon that may not asks the
+// unit strongroom-drill@ behind its socket, which makes the same sandbox within
+// walls of its own: another user, a cgroup that bounds the memory of all
+// processes together, and a filter of system calls.
 package sandbox
 
 import (
@@ -52,6 +53,9 @@ type Config struct {
 	// Hidden are paths of files and directories that must not be seen; Probe
 	// tries to open them.
 	Hidden []string
+	// Unit is the socket of the unit strongroom-drill@, which makes the sandbox
+	// for whoever may make none; "": it is made here.
+	Unit string `json:"-"`
 }
 
 func (c Config) check() error {
@@ -69,7 +73,7 @@ func (c Config) check() error {
 // A Box is a running sandbox. It is safe for concurrent use.
 type Box struct {
 	cfg  Config
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd // nil where a unit made it
 	conn *net.UnixConn
 	dead chan struct{} // closed when the first process, and with it all, is gone
 
@@ -77,6 +81,8 @@ type Box struct {
 	next    int              // guarded by mu
 	waiting map[int]*Process // guarded by mu
 	closed  bool             // guarded by mu
+	gone    bool             // the unit says that nothing inside is left; guarded by mu
+	doors   []*door          // guarded by mu
 	stderr  tail
 }
 
@@ -88,6 +94,9 @@ type Box struct {
 func Start(ctx context.Context, cfg Config) (*Box, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
+	}
+	if cfg.Unit != "" {
+		return fromUnit(ctx, cfg)
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -223,8 +232,12 @@ func (b *Box) listen() {
 			}
 			b.closed = true
 			b.mu.Unlock()
+			if b.cmd == nil {
+				close(b.dead)
+			}
 			return
 		}
+		b.gone = b.gone || r.ID == goneID
 		if p := b.waiting[r.ID]; p != nil {
 			delete(b.waiting, r.ID)
 			p.ended(r)
@@ -255,7 +268,15 @@ func (b *Box) Alive() bool {
 func (b *Box) Close() (gone string, err error) {
 	b.mu.Lock()
 	b.closed = true
+	doors := b.doors
+	b.doors = nil
 	b.mu.Unlock()
+	for _, d := range doors {
+		d.close()
+	}
+	if b.cmd == nil {
+		return b.leaveUnit()
+	}
 	_ = b.conn.Close()
 	select {
 	case <-b.dead:

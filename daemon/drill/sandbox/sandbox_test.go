@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +23,7 @@ func TestMain(m *testing.M) {
 		owner()
 	}
 	if filepath.Base(os.Args[0]) == Program {
-		os.Exit(Inside(os.Args[1:], map[string]func([]string) error{"hang": func([]string) error { time.Sleep(time.Hour); return nil }}))
+		os.Exit(Inside(os.Args[1:], map[string]func([]string) error{"hang": func([]string) error { time.Sleep(time.Hour); return nil }, "echo": echo}))
 	}
 	os.Exit(m.Run())
 }
@@ -237,5 +239,23 @@ func TestSandboxDiesWithItsOwner(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d processes outlived the owner", inNamespace(t, ns))
 		}
+	}
+}
+
+// echo sends back what comes, on a socket.
+func echo(args []string) error {
+	l, err := net.Listen("unix", args[0])
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			io.Copy(c, c)
+			c.Close()
+		}()
 	}
 }
