@@ -32,7 +32,7 @@ func Unit(t testing.TB, name string) (socket string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "strongroom") // where another user may read it
+	program := filepath.Join(dir, name) // where another user may read it
 	b, err := os.ReadFile(self)
 	if err != nil {
 		t.Fatal(err)
@@ -51,13 +51,14 @@ func Unit(t testing.TB, name string) (socket string) {
 			if err != nil {
 				continue
 			}
-			cmd := exec.Command(program)
-			cmd.Args = []string{name, "unit"}
+			// What the unit says of privileges: none, no new ones, and no way to any.
+			args := []string{"--no-new-privs", program, "unit"}
+			if os.Geteuid() == 0 { // of DynamicUser's the first
+				args = append([]string{"--reuid=61184", "--regid=61184", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"}, args...)
+			}
+			cmd := exec.Command("/usr/bin/setpriv", args...)
 			cmd.Env, cmd.Dir, cmd.Stdin, cmd.Stderr = []string{}, "/", f, os.Stderr
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-			if os.Geteuid() == 0 {
-				cmd.SysProcAttr.Credential = &syscall.Credential{Uid: 61184, Gid: 61184} // DynamicUser's first
-			}
 			if err := cmd.Start(); err != nil {
 				t.Error(err)
 			}
