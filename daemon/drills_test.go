@@ -8,6 +8,8 @@ import (
 
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
+	"strongroom/daemon/notify"
+	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
 )
 
@@ -79,4 +81,54 @@ func (k *desk) settle(t *testing.T) {
 		k.planAgain()
 	}
 	t.Fatal("the daemon does not look")
+}
+
+// A dataset that never passed a drill is drilled after its first snapshot; one of
+// a top-secret tenant after each.
+func TestWhichSnapshotsAreDrilledAtOnce(t *testing.T) {
+	for level, want := range map[notify.Level]int{notify.Secret: 1, notify.TopSecret: 3} {
+		k := newDesk(t)
+		spec, err := schedule.Compile(schedule.Config{TimeZone: "UTC"}, "x", time.LoadLocation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		do := func(context.Context, Reporter) (state.Outcome, string, error) { return state.OK, "", nil }
+		k.mu.Lock()
+		k.other = []Task{{Job: "backup:acme/one", Kind: state.Backup, Tenant: "acme", Dataset: "one", Level: level, Spec: spec, Do: do},
+			{Job: "drill:acme/one", Kind: state.Drill, Tenant: "acme", Dataset: "one", Level: level, Spec: spec, Do: do}}
+		k.mu.Unlock()
+		if err := k.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for n := range 3 {
+			k.passes(time.Minute)
+			if _, err := k.Start(t.Context(), "backup:acme/one"); err != nil {
+				t.Fatal(err)
+			}
+			k.drills(t, min(n+1, want), n+1)
+		}
+		k.stop()
+	}
+}
+
+// drills waits until so many drills and backups have ended.
+func (k *desk) drills(t *testing.T, drills, backups int) {
+	t.Helper()
+	n := map[state.Kind]int{}
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		all, err := k.db.Runs(t.Context(), "", "", 100)
+		if err != nil {
+			t.Fatal(err)
+		}
+		clear(n)
+		for _, r := range all {
+			if r.Outcome == state.OK {
+				n[r.Kind]++
+			}
+		}
+		if n[state.Drill] == drills && n[state.Backup] == backups {
+			return
+		}
+	}
+	t.Fatalf("%v: want %d drills of %d backups", n, drills, backups)
 }
