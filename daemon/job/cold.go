@@ -19,6 +19,7 @@ import (
 	"strongroom/custody/exit"
 	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/drill/sandbox"
@@ -77,7 +78,7 @@ func (s *Site) Cold(ctx context.Context, tool string) (*receipt.Receipt, error) 
 	}
 	d.out.Finished = time.Now()
 	d.out.Verdict, d.out.Why = receipt.Judge(d.out.Steps)
-	return &d.out, s.file(&d.out)
+	return &d.out, s.acting(ctx, "", ledger.Drill, map[string]string{"kind": "cold"}, func() (map[string]string, error) { return s.file(&d.out) })
 }
 
 func (d *coldDrill) phase(name string, start time.Time) {

@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -15,6 +16,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/keys/box"
+	"strongroom/custody/ledger"
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/drill"
@@ -55,6 +57,24 @@ type drilling struct {
 // and files the signed receipt, whatever it says.
 func (s *Site) Drill(ctx context.Context, tenant, dataset, snapshot string, o DrillOptions) (*receipt.Receipt, error) {
 	defer s.lease("drill", tenant, dataset)()
+	fields := map[string]string{"dataset": dataset}
+	if o.Fault != "" {
+		fields["must-fail"] = o.Fault
+	}
+	var r *receipt.Receipt
+	err := s.acting(ctx, tenant, ledger.Drill, fields, func() (came map[string]string, err error) {
+		if r, err = s.drill(ctx, tenant, dataset, snapshot, o); err != nil {
+			return nil, err
+		}
+		return s.file(r)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (s *Site) drill(ctx context.Context, tenant, dataset, snapshot string, o DrillOptions) (*receipt.Receipt, error) {
 	d := &drilling{s: s, o: o, dataset: dataset, started: time.Now()}
 	if err := d.find(ctx, tenant, snapshot); err != nil {
 		return nil, err
@@ -66,10 +86,8 @@ func (s *Site) Drill(ctx context.Context, tenant, dataset, snapshot string, o Dr
 	r, err := drill.Run(ctx, p)
 	if errors.Is(err, drill.ErrRefused) || errors.Is(err, drill.ErrFault) {
 		return nil, fmt.Errorf("%w: %w", ErrRefused, err)
-	} else if err != nil {
-		return nil, err
 	}
-	return r, s.file(r)
+	return r, err
 }
 
 // find lists what the stores under test show, and picks the snapshot.
@@ -387,24 +405,26 @@ func (d *drilling) swap(ctx context.Context, own source.Stored) (source.Stored, 
 
 func (s *Site) receiptsDir() string { return filepath.Join(s.Config.StateDir, "receipts") }
 
-// file signs a receipt and puts it beside the others. None is ever replaced.
-func (s *Site) file(r *receipt.Receipt) error {
+// file signs a receipt and puts it beside the others. None is ever replaced. What
+// it returns is for the ledger: the file's hash, so that none is taken away or
+// put in its place unseen.
+func (s *Site) file(r *receipt.Receipt) (map[string]string, error) {
 	b, err := receipt.Sign(r, signer{s.Box.Signer()})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := os.MkdirAll(s.receiptsDir(), 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := publish.Create(filepath.Join(s.receiptsDir(), r.ID+".json"), false)
 	if err != nil {
-		return fmt.Errorf("file receipt: %w", err)
+		return nil, fmt.Errorf("file receipt: %w", err)
 	}
 	defer f.Discard()
 	if _, err := f.Write(b); err != nil {
-		return fmt.Errorf("file receipt: %w", err)
+		return nil, fmt.Errorf("file receipt: %w", err)
 	}
-	return f.Commit()
+	return map[string]string{"receipt": r.ID, "sha256": fmt.Sprintf("%x", sha256.Sum256(b)), "verdict": string(r.Verdict), "snapshot": r.Snapshot.ID}, f.Commit()
 }
 
 // Receipt reads a receipt by its id, as it was signed, and verifies it with any

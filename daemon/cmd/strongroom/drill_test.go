@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"strongroom/source/postgres/pgtest"
 )
@@ -177,6 +178,19 @@ CREATE INDEX ON orders (customer); CREATE INDEX ON customers (mail); ANALYZE`)
 	b.run(0, "init", "--shares-dir", b.path("shares"))
 	b.run(0, "backup", "acme/crm")
 	for range 3 {
-		t.Log(b.run(0, "drill", "run", "acme/crm").stdout)
+		cmd := b.command("drill", "run", "acme/crm")
+		start := time.Now()
+		o := b.end(0, cmd)
+		t.Logf("%.1f s wall, %.1f s CPU with all that it started, %v load\n%s", time.Since(start).Seconds(), (cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()).Seconds(), load(t), o.stdout)
 	}
+}
+
+// load is how busy the machine is, which wall-clock times need beside them.
+func load(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Fields(string(b))[0]
 }

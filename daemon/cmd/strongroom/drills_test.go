@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -74,7 +75,15 @@ func TestReportOfAQuarter(t *testing.T) {
 	b := newBox(t, stores, commandDataset("one", "/bin/echo", "one")+commandDataset("never", "/bin/false"))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
 	b.run(0, "backup", "acme/one")
+	b.run(0, "audit", "init")
 	id := drilled(t, b.run(0, "drill", "run", "acme/one"))
+	file, err := os.ReadFile(b.path("state", "receipts", id+".json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o := b.run(0, "audit", "show", "acme"); !strings.Contains(o.stdout, fmt.Sprintf("%x", sha256.Sum256(file))) || !strings.Contains(o.stdout, "PASS") {
+		t.Errorf("the receipt is not in the ledger:\n%s", o.stdout)
+	}
 	b.run(0, "drill", "run", "acme/one", "--must-fail", "byte")
 	now := time.Now().UTC()
 	quarter := fmt.Sprintf("%dQ%d", now.Year(), (now.Month()+2)/3)

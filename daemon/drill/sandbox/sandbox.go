@@ -119,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Box, error) {
 	b.cmd.SysProcAttr = namespaces()
 	if err := b.cmd.Start(); err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("%w: namespaces: %w", ErrUnavailable, err)
+		return nil, fmt.Errorf("%w: namespaces: %w; whoever may make none has the unit behind strongroom-drill.socket", ErrUnavailable, err)
 	}
 	theirs.Close()
 	go func() {
