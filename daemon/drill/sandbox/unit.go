@@ -143,7 +143,9 @@ func (b *Box) lead(c net.Conn, inside string) {
 		return // whoever connected finds it closed
 	}
 	<-p.Done()
-	c.Close() // ends the copy that reads from it
+	// That ends the copy that reads from it. What the process said last may still
+	// be on its way out: Wait waits for that.
+	_ = c.(*net.UnixConn).CloseRead()
 	_ = p.Wait(context.Background())
 }
 
