@@ -65,7 +65,13 @@ var allowed = map[string][]string{
 	"source/remote/ssh/sshtest": {},
 
 	// Anybody's tool; custody/exit would bring databases and stores with it.
-	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger"},
+	"custody/cmd/strongroom-verify": {"custody/keys", "custody/ledger", "custody/receipt"},
+
+	// Of its own: who checks a receipt needs no PDF.
+	"custody/receipt/report": {"custody/receipt"},
+
+	// A stand-in for systemd, for tests.
+	"daemon/drill/sandbox/sandboxtest": {},
 
 	// It is root, and is nothing else.
 	"custody/cmd/strongroom-mountd": {"custody/media/mount"},
@@ -82,16 +88,16 @@ var allowed = map[string][]string{
 	"daemon/doctor":         {"source"},                                                                                                                                                                                                                                                                                   // the words of findings
 	"daemon/walls":          {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
-	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/..."},
+	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
 	"systemd":               {},
-	"daemon":                {"custody/receipt", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest)$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox(/sandboxtest)?|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest)$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/notify)$`)
@@ -187,6 +193,7 @@ var direct = []string{
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/crypto", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
 	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
+	"codeberg.org/go-pdf/fpdf",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "github.com/johannesboyne/gofakes3",
 }
