@@ -166,7 +166,7 @@ func (d *coldDrill) site(ctx context.Context, log func(string, ...any)) (*Site, 
 		err = s.markStores(ctx, fresh, r)
 	}
 	if err == nil {
-		err = s.recoveryKeys(InitOptions{SharesDir: filepath.Join(d.dir, "shares"), Now: time.Now()}, r)
+		err = s.recoveryKeys(ctx, InitOptions{SharesDir: filepath.Join(d.dir, "shares"), Now: time.Now()}, r)
 	}
 	if err == nil {
 		_, err = b.AddTenant(canary, keys.Confidential, time.Now())
