@@ -157,8 +157,9 @@ func readKeys(ctx context.Context, c *session, tables []table, at map[string]int
 	}
 	found := map[string]map[string]*index{}
 	var names [][2]string
+	// FORCE INDEX knows no IGNORED one, of which servers from 10.6 on tell.
 	err := c.query(ctx, "SELECT table_name, index_name, column_name, nullable, sub_part, index_type FROM information_schema.statistics "+
-		"WHERE table_schema = DATABASE() AND non_unique = 0 ORDER BY table_name, index_name <> 'PRIMARY', index_name, seq_in_index", func(v []string) error {
+		"WHERE table_schema = DATABASE() AND non_unique = 0 /*M!100600 AND ignored = 'NO' */ ORDER BY table_name, index_name <> 'PRIMARY', index_name, seq_in_index", func(v []string) error {
 		if found[v[0]] == nil {
 			found[v[0]] = map[string]*index{}
 		}

@@ -43,6 +43,7 @@ CREATE TABLE parts (id INT, at DATE NOT NULL, t TEXT, PRIMARY KEY (id, at), KEY 
 INSERT INTO parts SELECT seq, DATE '2018-01-01' + INTERVAL seq * 17 DAY, REPEAT('x', seq % 50) FROM seq_1_to_300;
 CREATE TABLE keyless (a INT, b TEXT); INSERT INTO keyless VALUES (1, 'x'), (1, 'x'), (2, NULL), (NULL, NULL);
 CREATE TABLE uniq (a INT NOT NULL, b VARCHAR(9) NOT NULL, c INT, UNIQUE KEY (b, a), UNIQUE KEY u2 (c)); INSERT INTO uniq VALUES (2, 'x', NULL), (1, 'x', NULL), (1, 'a', 4);
+CREATE TABLE passed (a INT NOT NULL, b INT NOT NULL, UNIQUE KEY z (a), UNIQUE KEY y (b) IGNORED); INSERT INTO passed VALUES (1, 2), (2, 1);
 CREATE TABLE prefixed (t VARCHAR(200), n INT, PRIMARY KEY (t(5)), KEY (n)); INSERT INTO prefixed VALUES ('bbbbbbb', 1), ('aaaaaaa', 2);
 CREATE TABLE counted (grp INT NOT NULL, id INT NOT NULL AUTO_INCREMENT, PRIMARY KEY (grp, id), KEY (id), KEY other (grp)); INSERT INTO counted (grp) VALUES (1), (1), (2);
 CREATE TABLE a (id INT PRIMARY KEY, b INT, x INT, CONSTRAINT ab FOREIGN KEY (b) REFERENCES b (id) ON DELETE SET NULL, KEY (x));
