@@ -56,26 +56,28 @@ func rightsOn(grant, database string) []string {
 	return strings.Split(list, ", ")
 }
 
-// like is SQL's LIKE, by which the server matches a grant's database.
+// like is SQL's LIKE, by which the server matches a grant's database. It goes
+// back to the last % only, as what one before that takes makes no difference:
+// a server that means harm could otherwise keep it busy for ever.
 func like(s, pattern string) bool {
-	if pattern == "" {
-		return s == ""
-	}
-	switch c := pattern[0]; {
-	case c == '%':
-		for i := range len(s) + 1 {
-			if like(s[i:], pattern[1:]) {
-				return true
-			}
+	i, p := 0, 0
+	taken, after := 0, -1 // up to where the last % took s, and what follows it in the pattern
+	for i < len(s) {
+		rest := pattern[p:]
+		switch {
+		case strings.HasPrefix(rest, "%"):
+			p++
+			taken, after = i, p
+		case len(rest) > 1 && rest[0] == '\\' && rest[1] == s[i]:
+			i, p = i+1, p+2
+		case rest != "" && (rest[0] == '_' || rest[0] == s[i] && (rest[0] != '\\' || len(rest) == 1)):
+			i, p = i+1, p+1
+		case after >= 0:
+			taken++
+			i, p = taken, after
+		default:
+			return false
 		}
-		return false
-	case s == "":
-		return false
-	case c == '_':
-		return like(s[1:], pattern[1:])
-	case c == '\\' && len(pattern) > 1:
-		return s[0] == pattern[1] && like(s[1:], pattern[2:])
-	default:
-		return s[0] == c && like(s[1:], pattern[1:])
 	}
+	return strings.Trim(pattern[p:], "%") == ""
 }

@@ -69,6 +69,10 @@ func TestGrantsOfPatterns(t *testing.T) {
 		{"GRANT SELECT ON `client\\_%`.* TO `u`@`%`", "clientx1", false},
 		{"GRANT SELECT ON `client_1`.* TO `u`@`%`", "clientx1", true},
 		{"GRANT SELECT ON `client_1`.* TO `u`@`%`", "client_12", false},
+		{"GRANT SELECT ON `%a%b%`.* TO `u`@`%`", "xaayab", true},
+		{"GRANT SELECT ON `%a%b`.* TO `u`@`%`", "aba", false},
+		{"GRANT SELECT ON `db%%`.* TO `u`@`%`", "db", true},
+		{"GRANT SELECT ON `d\\\\%`.* TO `u`@`%`", "d\\x", true},
 		{"GRANT SELECT ON `a``b. ON *.* TO `.* TO `u`@`%`", "db", false},
 		{"GRANT SELECT ON `db`.`t` TO `u`@`%`", "db", false},
 		{"GRANT SELECT (`a`) ON `db`.`t` TO `u`@`%`", "db", false},
@@ -219,5 +223,20 @@ func TestNetworkSessionsAreVerified(t *testing.T) {
 	}
 	if _, err := New(Config{URL: srv.URL(db, "root"), PasswordFile: in("nothing")}); err == nil {
 		t.Error("a password file that is not there")
+	}
+}
+
+// What a server says it granted is read by whoever backs it up: it must not keep
+// a core busy for ever.
+func TestAHostileGrantIsReadInTime(t *testing.T) {
+	done := make(chan bool, 1)
+	go func() { done <- like(strings.Repeat("a", 64), strings.Repeat("%a", 30)+"%b") }()
+	select {
+	case matches := <-done:
+		if matches {
+			t.Error("it matches")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is still being compared")
 	}
 }
