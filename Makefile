@@ -60,7 +60,7 @@ clean:
 # Debian packages that the tests need. Of MariaDB's the core one: mariadb-server
 # would make a server of the system's and start it.
 packages:
-	@.ci/packages postgresql mariadb-server-core mariadb-client python3-cryptography python3-zstandard util-linux mount e2fsprogs strace xorriso systemd openssh-server
+	@.ci/packages postgresql mariadb-server-core mariadb-client python3-cryptography python3-zstandard util-linux mount e2fsprogs btrfs-progs strace xorriso systemd openssh-server
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)

@@ -196,7 +196,7 @@ func devices(path string) ([]string, error) {
 type mounted struct{ node, at string }
 
 // mounts reads /proc/self/mountinfo (proc(5)): id, parent, major:minor, root,
-// mount point.
+// mount point, options, a hyphen, type, source.
 func mounts() ([]mounted, error) {
 	f, err := os.Open("/proc/self/mountinfo")
 	if err != nil {
@@ -206,12 +206,26 @@ func mounts() ([]mounted, error) {
 	var out []mounted
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if c := strings.Fields(lines.Text()); len(c) > 5 {
-			out = append(out, mounted{c[2], escapes.Replace(c[4])})
+		before, after, _ := strings.Cut(lines.Text(), " - ")
+		c, of := strings.Fields(before), strings.Fields(after)
+		if len(c) < 5 {
+			continue
 		}
+		m := mounted{c[2], escapes.Replace(c[4])}
+		// Its major:minor is of no device (btrfs may have several).
+		if len(of) > 1 && of[0] == "btrfs" {
+			var st unix.Stat_t
+			if unix.Stat(escapes.Replace(of[1]), &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK {
+				m.node = nodeOf(st.Rdev)
+			}
+		}
+		out = append(out, m)
 	}
 	return out, lines.Err()
 }
+
+// nodeOf is a device's major:minor.
+func nodeOf(dev uint64) string { return fmt.Sprintf("%d:%d", unix.Major(dev), unix.Minor(dev)) }
 
 var escapes = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
 
@@ -223,7 +237,7 @@ func At(path string) (string, error) {
 	if err := unix.Stat(path, &st); err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	node := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	node := nodeOf(st.Dev)
 	names, err := devices("/proc/partitions")
 	if err != nil {
 		return "", err

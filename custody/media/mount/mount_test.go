@@ -184,3 +184,35 @@ func TestTheHelperRefusesOtherRequests(t *testing.T) {
 		}
 	}
 }
+
+// Of btrfs the system tells a number of its own where of others it tells the
+// device's.
+func TestABtrfsIsKnownToBeMounted(t *testing.T) {
+	if _, err := exec.LookPath("mkfs.btrfs"); err != nil {
+		t.Skip("mkfs.btrfs is not installed (Debian package btrfs-progs): media with btrfs were not tested")
+	}
+	if b, err := os.ReadFile("/proc/filesystems"); err != nil || !strings.Contains(string(b), "btrfs") {
+		t.Skip("this kernel has no btrfs: media with it were not tested")
+	}
+	image := filepath.Join(t.TempDir(), "image")
+	run(t, "truncate", "-s", "128M", image)
+	run(t, "mkfs.btrfs", "-q", image)
+	device := disk(t, image)
+	m, uuid := Direct{Dir: t.TempDir()}, strings.ReplaceAll(strings.TrimSpace(run(t, "blkid", "-p", "-o", "value", "-s", "UUID", device)), "-", "")
+	elsewhere := t.TempDir()
+	run(t, "mount", device, elsewhere)
+	t.Cleanup(func() { exec.Command("umount", elsewhere).Run() })
+	if at, err := m.Mount(t.Context(), uuid, true); !errors.Is(err, ErrElsewhere) {
+		t.Errorf("mounted elsewhere: %q, %v", at, err)
+		m.Unmount(t.Context(), uuid)
+	}
+	run(t, "umount", elsewhere)
+	for _, write := range []bool{true, false} { // written, and mounted anew
+		if _, err := m.Mount(t.Context(), uuid, write); err != nil {
+			t.Errorf("write %v: %v", write, err)
+		}
+	}
+	if err := m.Unmount(t.Context(), uuid); err != nil {
+		t.Error(err)
+	}
+}

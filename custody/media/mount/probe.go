@@ -3,7 +3,6 @@ package mount
 import (
 	"bytes"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"os"
 
@@ -23,7 +22,7 @@ func look(path string) (fs FileSystem, ok bool) {
 	if unix.Fstat(int(f.Fd()), &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFBLK {
 		return fs, false
 	}
-	fs.Device, fs.node = path, fmt.Sprintf("%d:%d", unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	fs.Device, fs.node = path, nodeOf(st.Rdev)
 	if fs.Bytes, err = f.Seek(0, io.SeekEnd); err != nil {
 		return fs, false
 	}
