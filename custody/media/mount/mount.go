@@ -78,7 +78,8 @@ func (d Direct) Mount(ctx context.Context, uuid string, write bool) (string, err
 		readOnly = unix.MS_RDONLY
 	}
 	if err := unix.Mount(fs.Device, at, fs.Type, flags|readOnly, ""); err != nil {
-		return "", fmt.Errorf("mount %s (%s on %s): %w", uuid, fs.Type, fs.Device, err)
+		// Left behind it would look like a medium with nothing on it.
+		return "", errors.Join(fmt.Errorf("mount %s (%s on %s): %w", uuid, fs.Type, fs.Device, err), os.Remove(at))
 	}
 	return at, nil
 }

@@ -216,3 +216,25 @@ func TestABtrfsIsKnownToBeMounted(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestAFailedMountLeavesNoDirectory(t *testing.T) {
+	each(t, func(t *testing.T, m mounter, dir string) {
+		device := disk(t, "")
+		uuid := uuidOf(t, m, device)
+		f, err := os.OpenFile(device, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A feature that no kernel knows, in s_feature_incompat.
+		_, err = f.WriteAt([]byte{0xff, 0xff, 0xff, 0xff}, 1024+0x60)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := m.Mount(t.Context(), uuid, true); err == nil {
+			t.Fatal("it is mounted")
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("left behind: %v, %v", left, err)
+		}
+	})
+}
