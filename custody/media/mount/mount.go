@@ -49,6 +49,10 @@ type Direct struct {
 // flags are those of every mount: what is on a medium comes from outside.
 const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_NOATIME
 
+// options are those of a type. What is wrong with an ext4 its superblock has the
+// kernel answer, up to a panic: here it is written to no more.
+var options = map[string]string{"ext4": "errors=remount-ro"}
+
 // ValidUUID reports whether u is one as FileSystem has them.
 func ValidUUID(u string) bool {
 	return len(u) >= 8 && len(u) <= 32 && !strings.ContainsFunc(u, func(r rune) bool { return (r < '0' || r > '9') && (r < 'a' || r > 'f') })
@@ -77,7 +81,7 @@ func (d Direct) Mount(ctx context.Context, uuid string, write bool) (string, err
 	if !write {
 		readOnly = unix.MS_RDONLY
 	}
-	if err := unix.Mount(fs.Device, at, fs.Type, flags|readOnly, ""); err != nil {
+	if err := unix.Mount(fs.Device, at, fs.Type, flags|readOnly, options[fs.Type]); err != nil {
 		// Left behind it would look like a medium with nothing on it.
 		return "", errors.Join(fmt.Errorf("mount %s (%s on %s): %w", uuid, fs.Type, fs.Device, err), os.Remove(at))
 	}

@@ -238,3 +238,25 @@ func TestAFailedMountLeavesNoDirectory(t *testing.T) {
 		}
 	})
 }
+
+// What is on a medium comes from outside: also what the kernel does when it finds
+// it damaged.
+func TestAMediumCannotStopTheMachine(t *testing.T) {
+	each(t, func(t *testing.T, m mounter, dir string) {
+		device := disk(t, "")
+		run(t, "tune2fs", "-e", "panic", device)
+		uuid := uuidOf(t, m, device)
+		for _, write := range []bool{true, false} {
+			at, err := m.Mount(t.Context(), uuid, write)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if options := run(t, "findmnt", "-n", "-o", "OPTIONS", at); !strings.Contains(options, "errors=remount-ro") {
+				t.Errorf("write %v: mounted with %s", write, options)
+			}
+		}
+		if err := m.Unmount(t.Context(), uuid); err != nil {
+			t.Error(err)
+		}
+	})
+}
