@@ -1,9 +1,12 @@
 package systemd
 
 import (
+	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -30,5 +33,28 @@ func TestExposureOfUnits(t *testing.T) {
 		if got, err := strconv.ParseFloat(string(m[1]), 64); err != nil || got > limit {
 			t.Errorf("%s: exposure %v, want %v at most\n%s", unit, got, limit, out)
 		}
+	}
+}
+
+// settings are the values that a unit gives a setting.
+func settings(t *testing.T, unit, name string) (out []string) {
+	t.Helper()
+	b, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(line, name+"="); ok {
+			out = append(out, strings.Fields(value)...)
+		}
+	}
+	return out
+}
+
+// From systemd 254 on a network name space brings one of mounts with it, in which
+// nobody else sees what the helper mounts.
+func TestTheMountHelperSharesTheSystemsMounts(t *testing.T) {
+	if got := settings(t, "strongroom-mountd@.service", "PrivateMounts"); !slices.Equal(got, []string{"no"}) {
+		t.Errorf("PrivateMounts=%v", got)
 	}
 }
