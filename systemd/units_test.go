@@ -58,3 +58,17 @@ func TestTheMountHelperSharesTheSystemsMounts(t *testing.T) {
 		t.Errorf("PrivateMounts=%v", got)
 	}
 }
+
+// A service's runtime directory goes when it stops, with the sockets of other
+// units that lie in it, which go on listening where nobody finds them.
+func TestNoSocketLiesWhereAServiceRemovesIt(t *testing.T) {
+	sockets := settings(t, "strongroom-mountd.socket", "ListenStream")
+	if len(sockets) != 1 {
+		t.Fatalf("sockets: %v", sockets)
+	}
+	for _, dir := range settings(t, "strongroom.service", "RuntimeDirectory") {
+		if strings.HasPrefix(sockets[0], "/run/"+dir+"/") {
+			t.Errorf("%s is in the runtime directory of strongroom.service", sockets[0])
+		}
+	}
+}
