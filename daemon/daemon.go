@@ -195,7 +195,7 @@ func (d *Daemon) watch(ctx context.Context) error {
 	return nil
 }
 
-// takeUp goes on with what a process before this one left.
+// takeUp goes on with what a process before this one left, runs and alarms.
 func (d *Daemon) takeUp(ctx context.Context) error {
 	orphans, err := d.c.DB.Orphans(ctx)
 	if err != nil {
@@ -219,7 +219,7 @@ func (d *Daemon) takeUp(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return d.untold(ctx)
 }
 
 // plan starts what is due and says when to plan again.

@@ -251,6 +251,7 @@ func TestARunIsNotTakenUpForEver(t *testing.T) {
 		k.start()
 	}
 	k.waits(fmt.Sprintf("two interrupted %d", maxAttempts+1))
+	k.hears("failed two")
 }
 
 func TestFailuresPanicsAndCancellationsAreRecorded(t *testing.T) {
