@@ -75,6 +75,7 @@ type Daemon struct {
 	running map[state.RunID]*execution // guarded by mu
 	stopped bool                       // nothing begins any more; guarded by mu
 	looked  time.Time                  // for what is overdue; guarded by mu
+	lost    error                      // how a run ended could not be recorded; guarded by mu
 }
 
 // execution is a run that goes on.
@@ -224,6 +225,9 @@ func (d *Daemon) takeUp(ctx context.Context) error {
 
 // plan starts what is due and says when to plan again.
 func (d *Daemon) plan(ctx context.Context) (time.Time, error) {
+	if err := d.unrecorded(); err != nil {
+		return time.Time{}, err
+	}
 	tasks := d.current()
 	names := make([]string, len(tasks))
 	for i, t := range tasks {

@@ -54,6 +54,9 @@ func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 	// It has happened, whatever ends now.
 	if err := d.c.DB.Finish(context.WithoutCancel(ctx), id, outcome, reason); err != nil {
 		d.c.Log.Error("how a run ended could not be recorded", "run", id, "outcome", outcome, "error", err)
+		d.mu.Lock()
+		d.lost = fmt.Errorf("how run %d ended could not be recorded: %w", id, err)
+		d.mu.Unlock()
 		return
 	}
 	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason)
@@ -75,6 +78,14 @@ func (d *Daemon) recatalogue(ctx context.Context, t Task, outcome state.Outcome)
 	if err != nil && ctx.Err() == nil {
 		d.c.Log.Warn("the catalogue was not brought up to date", "tenant", t.Tenant, "error", err)
 	}
+}
+
+// unrecorded is why the daemon has to end: to the database a run goes on that has
+// ended, and its job would never be started again. The next start takes it up.
+func (d *Daemon) unrecorded() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.lost
 }
 
 // do is the task's own work; a panic in it fails the run and not the daemon.
