@@ -49,8 +49,8 @@ type RestoreReport struct {
 	Data        time.Duration `json:"data_ns"`
 	Keys        time.Duration `json:"keys_ns"`
 	ForeignKeys time.Duration `json:"foreign_keys_ns"` // and the search for orphans
-	Code        time.Duration `json:"code_ns"`
 	Verify      time.Duration `json:"verify_ns"`
+	Code        time.Duration `json:"code_ns"`
 }
 
 // Errors about targets, which were not touched.
@@ -208,7 +208,8 @@ func (l *loader) run(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{&l.report.Schema, l.schema}, {&l.report.Data, l.data}, {&l.report.Keys, l.keys}, {&l.report.ForeignKeys, l.foreignKeys},
-		{&l.report.Code, l.code}, {&l.report.Verify, l.verify},
+		// Events run as soon as they are made: none may change rows before these are verified.
+		{&l.report.Verify, l.verify}, {&l.report.Code, l.code},
 	} {
 		start := time.Now()
 		if err := ph.run(ctx); err != nil {
