@@ -113,6 +113,24 @@ func TestWritersOnlyWaitWhileSessionsJoin(t *testing.T) {
 	}
 }
 
+// A box that loses its power while commits wait says nothing any more: the server
+// must not keep its clients waiting until TCP finds out, two hours later.
+func TestCommitsDoNotWaitForABoxThatStandsStill(t *testing.T) {
+	srv := mariadbtest.Start(t)
+	lock := srv.CreateUser(t, "", "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES ON *.* TO %s")
+	for _, user := range []string{"root", lock} {
+		db := srv.CreateDatabase(t)
+		srv.Exec(t, db, "CREATE TABLE t (i INT PRIMARY KEY); INSERT INTO t VALUES (1)")
+		s := newSource(t, Config{URL: srv.URL(db, user), Jobs: 1})
+		s.stands = time.Second
+		s.hookJoined = func() { srv.Exec(t, db, "SET SESSION lock_wait_timeout = 8; INSERT INTO t VALUES (2)") }
+		_, err := dump(t.Context(), s)
+		if err == nil || !strings.Contains(err.Error(), "see different moments") && !strings.Contains(err.Error(), "the session that holds commits back was lost") {
+			t.Errorf("as %s: got %v", user, err)
+		}
+	}
+}
+
 // open opens a snapshot that is closed with the test.
 func open(t *testing.T, s *Source) source.Snapshot {
 	t.Helper()

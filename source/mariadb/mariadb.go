@@ -56,7 +56,8 @@ type Config struct {
 
 // Source is a MariaDB database.
 type Source struct {
-	cfg Config
+	cfg    Config
+	stands time.Duration // after which the server takes a lock on commits back
 
 	// Called, for tests, between the steps of the locking protocol.
 	hookListed  func() // tables were listed, nothing is locked
@@ -85,7 +86,7 @@ func New(cfg Config) (*Source, error) {
 	if _, err := newDialer(cfg.URL, cfg.PasswordFile); err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, hookListed: func() {}, hookJoined: func() {}, hookStarted: func() {}}, nil
+	return &Source{cfg: cfg, stands: 5 * time.Minute, hookListed: func() {}, hookJoined: func() {}, hookStarted: func() {}}, nil
 }
 
 // Probe checks that the server answers, that its version is known, that every
