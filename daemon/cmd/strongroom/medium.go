@@ -47,7 +47,8 @@ func (m *mediaApp) enrolCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "enrol LABEL --set SET (--uuid UUID | --path DIR | --disc SIZE) --holder NAME --place PLACE",
 		Short: "Make an empty file system a medium",
-		Long: `Enrol makes an empty file system a medium: mkfs.ext4 -m 0 /dev/…, then name it by
+		Long: `Enrol makes an empty file system a medium: mkfs.ext4 -m 0 /dev/…, with
+-E root_owner=UID:GID of the service where another user mounts it, then name it by
 its UUID (media devices) or by where it is mounted. Write the label on the
 outside. A disc is entered by its size, dvd or bd or in bytes, and written as an
 image later.

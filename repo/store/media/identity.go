@@ -13,6 +13,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"strongroom/repo/store"
 	"strongroom/repo/store/media/mount"
 )
@@ -193,7 +195,19 @@ func enrollable(ctx context.Context, c Config) (*Store, mount.Device, error) {
 	case device.Twin != "":
 		return s, device, fmt.Errorf("%w: its file system is mounted at %s too", ErrCopied, device.Twin)
 	}
-	return s, device, empty(s.root)
+	return s, device, errors.Join(empty(s.root), writable(s.root))
+}
+
+// writable refuses a file system that is mounted read-only, or is another
+// user's: root's, if mkfs was not told.
+func writable(dir *os.File) error {
+	switch err := unix.Faccessat(int(dir.Fd()), ".", unix.W_OK, 0); {
+	case errors.Is(err, unix.EACCES):
+		return fmt.Errorf("this user may not write there: %w; mkfs.ext4 -E root_owner=%d:%d makes it his", err, os.Getuid(), os.Getgid())
+	case err != nil:
+		return fmt.Errorf("it cannot be written to: %w", err)
+	}
+	return nil
 }
 
 func enrol(ctx context.Context, c Config, id Identity, by Signer, incarnation uint32, now time.Time) (*Store, error) {

@@ -131,6 +131,22 @@ func (d *disk) mustBeWhole(when string, objects map[string][]byte) {
 	})
 }
 
+// What cannot be written to is refused before anything is decided: the register
+// has no entry of it.
+func TestWhatCannotBeWrittenToCannotBeEnrolled(t *testing.T) {
+	c := config(fastDir(t))
+	if os.Geteuid() == 0 { // who may write to any directory
+		d := newDisk(t, 16)
+		d.again("-o", "ro")
+		c = d.config()
+	} else if err := os.Chmod(c.Path, 0o500); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Enrollable(t.Context(), c); !errors.Is(err, unix.EROFS) && !errors.Is(err, unix.EACCES) {
+		t.Errorf("got %v", err)
+	}
+}
+
 // A disk that is not there leaves a directory, and nothing is written to that.
 func TestAnUnmountedPathIsNoMedium(t *testing.T) {
 	needLoop(t)
