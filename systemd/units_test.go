@@ -59,6 +59,14 @@ func TestTheMountHelperSharesTheSystemsMounts(t *testing.T) {
 	}
 }
 
+// The helper fails when it refuses, and systemd keeps what failed until somebody
+// resets it: a name for each request that a daemon likes to make.
+func TestRefusedRequestsLeaveNoUnitsBehind(t *testing.T) {
+	if got := settings(t, "strongroom-mountd@.service", "CollectMode"); !slices.Equal(got, []string{"inactive-or-failed"}) {
+		t.Errorf("CollectMode=%v", got)
+	}
+}
+
 // A service's runtime directory goes when it stops, with the sockets of other
 // units that lie in it, which go on listening where nobody finds them.
 func TestNoSocketLiesWhereAServiceRemovesIt(t *testing.T) {
