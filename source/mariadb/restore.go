@@ -196,7 +196,7 @@ func (l *loader) check(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read max_allowed_packet: %w", err)
 	}
-	if n, err := strconv.Atoi(v[0]); err != nil || n < l.detail.Longest+1024 {
+	if n, err := strconv.Atoi(v[0]); err != nil || n < l.detail.Longest+aroundStatement {
 		return fmt.Errorf("%w: a row takes %d bytes and max_allowed_packet is %s: raise it, up to 1 GiB", ErrTooSmall, l.detail.Longest, v[0])
 	}
 	return nil

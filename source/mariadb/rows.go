@@ -84,6 +84,21 @@ func newRowWriter(t table) *rowWriter {
 	return &rowWriter{columns: t.columns, head: []byte("INSERT" + into), lenient: []byte("INSERT IGNORE" + into)}
 }
 
+// largestPacket is as much as a server can be set to take at once, as
+// max_allowed_packet; a statement needs room for what goes around it too.
+const largestPacket, aroundStatement = 1 << 30, 1 << 10
+
+// unwritable says what is in the rows and a restore cannot write.
+func (w *rowWriter) unwritable(t table) (out []string) {
+	if w.unreadable > 0 {
+		out = append(out, fmt.Sprintf("table %s: %d values are not in their column's character set: a restore refuses them", plainName(t.Name), w.unreadable))
+	}
+	if w.longest > largestPacket-aroundStatement {
+		out = append(out, fmt.Sprintf("table %s: a row takes %d bytes as SQL, more than any server takes: a restore refuses the whole database", plainName(t.Name), w.longest))
+	}
+	return out
+}
+
 // add writes one row.
 func (w *rowWriter) add(vals []driver.Value) error {
 	w.indexZero = false

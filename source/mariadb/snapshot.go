@@ -32,10 +32,10 @@ type snapshot struct {
 
 	idle chan *session // workers that read no table
 
-	// longest statement, and tables with values that no statement can write:
-	// added to as streams end, one at a time, and read when all have.
+	// longest statement, and what no statement can write: added to as streams end,
+	// one at a time, and read when all have.
 	longest    int
-	unreadable []string
+	unwritable []string
 }
 
 var _ source.Snapshot = (*snapshot)(nil)
@@ -109,9 +109,7 @@ func (n *snapshot) openTable(ctx context.Context, name string, t table) (io.Read
 	s := startRows(ctx, c, t, func() { n.idle <- c })
 	facts := func() source.Facts {
 		n.longest = max(n.longest, s.w.longest)
-		if s.w.unreadable > 0 {
-			n.unreadable = append(n.unreadable, fmt.Sprintf("table %s: %d values are not in their column's character set: a restore refuses them", plainName(t.Name), s.w.unreadable))
-		}
+		n.unwritable = append(n.unwritable, s.w.unwritable(t)...)
 		return s.facts(t)
 	}
 	return n.streams.Reader(name, s, facts, nil)
@@ -149,7 +147,7 @@ func (n *snapshot) finish(ctx context.Context) (source.Report, error) {
 			warnings = append(warnings, fmt.Sprintf("table %s has no primary key and no unique one without NULLs: its rows come in no order that is sure to be the same next time", plainName(t.Name)))
 		}
 	}
-	warnings = append(append(warnings, n.schema.remarks...), n.unreadable...)
+	warnings = append(append(warnings, n.schema.remarks...), n.unwritable...)
 	det, err := n.detail().encode()
 	if err != nil {
 		return source.Report{}, err

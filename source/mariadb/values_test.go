@@ -147,3 +147,12 @@ func TestValuesOutsideTheirCharacterSetAreTold(t *testing.T) {
 		}
 	}
 }
+
+func TestARowThatNoServerTakesIsTold(t *testing.T) {
+	for longest, want := range map[int]int{0: 0, 16 << 20: 0, 1<<30 - 2000: 0, 1<<30 - 1000: 1, 1 << 31: 1} {
+		w := &rowWriter{longest: longest}
+		if got := w.unwritable(table{Name: "t"}); len(got) != want {
+			t.Errorf("%d bytes: %q", longest, got)
+		}
+	}
+}
