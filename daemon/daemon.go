@@ -74,6 +74,7 @@ type Daemon struct {
 	tasks   []Task                     // guarded by mu
 	running map[state.RunID]*execution // guarded by mu
 	stopped bool                       // nothing begins any more; guarded by mu
+	leaving bool                       // ends once nothing runs; guarded by mu
 	looked  time.Time                  // for what is overdue; guarded by mu
 	lost    error                      // how a run ended could not be recorded; guarded by mu
 }
@@ -112,7 +113,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 		}
 		err = d.loop(ctx)
 	}
-	if ctx.Err() != nil {
+	switch {
+	case errors.Is(err, ErrRestart):
+		d.c.Log.Info("nothing runs: ends, to be started again")
+	case ctx.Err() != nil:
 		err = nil // it was told to end
 	}
 	systemd.Notify("STOPPING=1")
@@ -242,7 +246,11 @@ func (d *Daemon) plan(ctx context.Context) (time.Time, error) {
 		jobs[i] = schedule.Job{ID: t.Job, Spec: t.Spec, Last: last[t.Job], Uses: t.Uses}
 		by[t.Job] = t
 	}
-	decision := schedule.Plan(d.c.Now(), jobs, d.busy(), d.c.Limits)
+	busy := d.busy()
+	if d.mayLeave() { // after that look, so that what it saw end makes room for no other
+		return time.Time{}, ErrRestart
+	}
+	decision := schedule.Plan(d.c.Now(), jobs, busy, d.c.Limits)
 	for _, turn := range decision.Skip {
 		err := d.c.DB.Skip(ctx, claimOf(by[turn.Job], turn), turn.Reason)
 		if err != nil && !errors.Is(err, state.ErrClaimed) {

@@ -37,6 +37,9 @@ func Notify(states ...string) error {
 	return nil
 }
 
+// Managed says whether a service manager started this process and listens to it.
+func Managed() bool { return os.Getenv("NOTIFY_SOCKET") != "" }
+
 // Watchdog returns how often the service manager wants to hear "WATCHDOG=1", 0:
 // not at all (sd_watchdog_enabled(3)).
 func Watchdog() time.Duration {

@@ -35,6 +35,9 @@ type Control interface {
 	Acknowledge(ctx context.Context, id state.AlarmID, who, why string) error
 	Mute(ctx context.Context, key string, until time.Time, who, why string) error
 	Reload(ctx context.Context) error
+	// Restart has the daemon end at the first moment at which nothing runs, and
+	// says what runs now.
+	Restart() ([]string, error)
 	// TestNotify sends a sample of an event by every way, as a real one goes, and
 	// says what became of it, a line each.
 	TestNotify(ctx context.Context, kind string) ([]string, error)
@@ -69,7 +72,7 @@ type failure struct {
 	Kind  string `json:"kind,omitempty"`
 }
 
-var kinds = map[string]error{"no-job": daemon.ErrNoJob, "no-run": daemon.ErrNoRun, "running": state.ErrRunning}
+var kinds = map[string]error{"no-job": daemon.ErrNoJob, "no-run": daemon.ErrNoRun, "running": state.ErrRunning, "unmanaged": daemon.ErrUnmanaged}
 
 // Listen makes the socket. One that a dead daemon left is replaced: the database
 // is what keeps two daemons apart.
@@ -175,6 +178,7 @@ func handler(c Control) http.Handler {
 	})
 	handle("POST /v1/notify-test", func(r *http.Request, q request) (any, error) { return c.TestNotify(r.Context(), q.Kind) })
 	handle("POST /v1/answer", func(r *http.Request, q request) (any, error) { return q, c.Answer(r.Context(), q.Code, q.Who) })
+	handle("POST /v1/restart", func(*http.Request, request) (any, error) { return c.Restart() })
 	handle("POST /v1/reload", func(r *http.Request, q request) (any, error) { return q, c.Reload(r.Context()) })
 	return mux
 }
@@ -318,4 +322,10 @@ func (c *Client) Answer(ctx context.Context, code, who string) error {
 func (c *Client) Reload(ctx context.Context) error {
 	var out request
 	return c.ask(ctx, http.MethodPost, "/v1/reload", nil, request{}, &out)
+}
+
+// Restart has the daemon end once nothing runs, and says what runs now.
+func (c *Client) Restart(ctx context.Context) (running []string, err error) {
+	err = c.ask(ctx, http.MethodPost, "/v1/restart", nil, request{}, &running)
+	return running, err
 }

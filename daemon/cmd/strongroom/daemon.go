@@ -85,7 +85,7 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	g.Go(func() error { return c.KeepLedger(gctx, kept) })
 	g.Go(func() error { reloads(gctx, c.Daemon, log); return nil })
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
-	if err := g.Wait(); ctx.Err() == nil {
+	if err := g.Wait(); ctx.Err() == nil && !errors.Is(err, daemon.ErrRestart) {
 		return err
 	}
 	log.Info("ends")
@@ -187,6 +187,8 @@ func asked(err error) error {
 		return exit.With(exit.Usage, err)
 	case errors.Is(err, state.ErrRunning):
 		return exit.With(exit.Locked, err)
+	case errors.Is(err, daemon.ErrUnmanaged):
+		return exit.With(exit.Refused, err)
 	}
 	return err
 }
