@@ -8,9 +8,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"strongroom/custody/exit"
@@ -54,6 +57,9 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 	}
 	if len(c.Stores) == 0 || len(c.Tenants) == 0 {
 		return nil, exit.With(exit.Usage, fmt.Errorf("%s needs at least one [[store]] and one [[tenant]]", c.Path))
+	}
+	if err := ownState(c); err != nil {
+		return nil, err
 	}
 	if len(c.Stores) == 1 {
 		log("with one store nothing survives its loss: add a second and a third one")
@@ -121,6 +127,26 @@ func (s *Site) adding(ctx context.Context, fresh []freshStore, r *InitResult) er
 	return s.acting(ctx, "", storeAdd, map[string]string{"store": ledger.Text(strings.Join(names, " "))}, func() (map[string]string, error) {
 		return nil, s.markStores(ctx, fresh, r)
 	})
+}
+
+// ownState refuses a state directory of somebody else, the service's when root
+// asks: its user could not open what would be made there.
+func ownState(c *config.Config) error {
+	info, err := os.Stat(c.StateDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("look at state directory: %w", err)
+	}
+	uid := info.Sys().(*syscall.Stat_t).Uid
+	if int(uid) == os.Geteuid() {
+		return nil
+	}
+	name := fmt.Sprintf("#%d", uid)
+	if u, err := user.LookupId(strconv.Itoa(int(uid))); err == nil {
+		name = u.Username
+	}
+	return fmt.Errorf("%w: %s belongs to user %s; run this as that user: runuser -u %s -- strongroom …", ErrRefused, c.StateDir, name, name)
 }
 
 // survey looks at what init would build on and changes nothing. It returns the
