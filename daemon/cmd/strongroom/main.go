@@ -100,6 +100,7 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 		a.reportCommand(), a.repairCommand(),
 		a.expireCommand(), a.compactCommand(), a.policyCommand(), a.holdCommand(), a.lockCommand(), a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(),
 		a.storeCommand(), a.mediaCommand(), a.doctorCommand(), a.sourceCommand(), a.versionCommand())
+	c.AddCommand(a.builders()...)
 	for _, sub := range c.Commands() {
 		noArgsErrors(sub)
 	}
