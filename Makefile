@@ -9,7 +9,7 @@ VERSITYGW := v1.8.0
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
 
-.PHONY: build demo test race fuzz lint bench figures faults clean packages
+.PHONY: build demo test test-vm race fuzz lint bench figures faults package clean packages tree
 
 build:
 	@mkdir -p bin
@@ -18,8 +18,9 @@ build:
 demo: build
 	@go run ./daemon/cmd/demo -bin bin/strongroom -recover bin/strongroom-recover -dir var/demo
 
-# All tests, against real PostgreSQL, MariaDB and S3 servers.
-test: packages bin/versitygw bin/rclone build
+# All tests, against real PostgreSQL, MariaDB and S3 servers, and in a Debian that
+# is booted in a container and in an emulated machine.
+test: packages tree bin/versitygw bin/rclone build
 	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
 	go test -count=1 -timeout 20m ./...
 	CGO_ENABLED=1 go test -race -short -count=1 -timeout 20m $(RACE)
@@ -29,6 +30,18 @@ RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/
 
 race: packages bin/versitygw bin/rclone build
 	CGO_ENABLED=1 go test -race -timeout 40m ./...
+
+# Reboots, power cuts and memory limits: the emulated machine alone.
+test-vm: packages tree
+	go test -count=1 -timeout 30m -v -run VM ./systemd/...
+
+# A Debian package of this commit; the same commit gives the same bytes.
+package:
+	@.ci/package var/package/strongroom_$(shell .ci/version)_amd64.deb
+
+# A Debian with systemd that tests boot, once, in var/tree.
+tree: packages
+	@.ci/tree
 
 lint: bin/staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -55,12 +68,12 @@ faults: packages bin/versitygw bin/rclone build
 	@.ci/faults go test -count=1 -timeout 36h -v ./repo/... ./custody/ledger ./daemon ./daemon/cmd/strongroom
 
 clean:
-	rm -rf bin var
+	rm -rf --one-file-system bin var
 
 # Debian packages that the tests need. Of MariaDB's the core one: mariadb-server
 # would make a server of the system's and start it.
 packages:
-	@.ci/packages postgresql mariadb-server-core mariadb-client python3-cryptography python3-zstandard util-linux mount e2fsprogs btrfs-progs strace xorriso systemd openssh-server
+	@.ci/packages postgresql mariadb-server-core mariadb-client python3-cryptography python3-zstandard util-linux mount e2fsprogs btrfs-progs strace xorriso systemd openssh-server debootstrap systemd-container qemu-system-x86
 
 bin/versitygw:
 	GOBIN=$(GOBIN) go install github.com/versity/versitygw/cmd/versitygw@$(VERSITYGW)

@@ -91,13 +91,14 @@ var allowed = map[string][]string{
 	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
 	"systemd":               {},
 	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"systemd/systemdtest":   {}, // sees a box from outside
 	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":       {},
 	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
 }
 
 // starters may start other programs.
-var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox(/sandboxtest)?|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest)$`)
+var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox(/sandboxtest)?|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest|systemd/systemdtest)$`)
 
 // networked may speak HTTP.
 var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/notify)$`)

@@ -1,0 +1,169 @@
+package systemd_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"strongroom/systemd/systemdtest"
+)
+
+// A box is a machine with Strongroom on it: what tests ask of it from outside.
+type box struct {
+	*systemdtest.Machine
+	t testing.TB
+}
+
+// tickets makes the database that docs/install.md protects.
+const tickets = `mkdir -p /srv/tickets
+sqlite3 /srv/tickets/tickets.db 'CREATE TABLE tickets (id INTEGER PRIMARY KEY, text TEXT);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 2000) INSERT INTO tickets SELECT i, hex(randomblob(100)) FROM n;'`
+
+// newBox installs a package and follows docs/install.md to the first protected
+// database.
+func newBox(t testing.TB, m *systemdtest.Machine) *box {
+	t.Helper()
+	b := &box{m, t}
+	b.Run(tickets)
+	began := time.Now()
+	out := b.Run("cd $(mktemp -d); cp /host/strongroom_1.0_amd64.deb .\n" + commands(t, "First protected database"))
+	took := time.Since(began)
+	t.Logf("first protected database after %v", took)
+	if took > 5*time.Minute {
+		t.Errorf("the first protected database took %v", took)
+	}
+	if !strings.Contains(out, "PASS  acme/tickets@") {
+		t.Fatalf("no drill passed:\n%s", out)
+	}
+	b.answers()
+	return b
+}
+
+// grow makes the database so large, and the stores so slow, that a backup of it can
+// be caught in the middle.
+func (b *box) grow() {
+	b.t.Helper()
+	b.Run(`sqlite3 /srv/tickets/tickets.db 'CREATE TABLE files (data BLOB);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 100) INSERT INTO files SELECT randomblob(1000000) FROM n;'
+sed -i 's,^kind = "dir",&\nbandwidth = "6MiB/s",' /etc/strongroom/strongroom.toml
+strongroom config check
+systemctl reload strongroom`)
+}
+
+// run is a run as the daemon tells it.
+type run struct {
+	ID       int
+	Kind     string
+	Attempts int
+	Phase    string
+	Done     int64
+	Outcome  string
+	Reason   string
+}
+
+// runs are the last runs of a kind, newest first.
+func (b *box) runs(kind string) (out []run) {
+	b.t.Helper()
+	var all struct{ Runs []run }
+	if err := json.Unmarshal([]byte(b.Run("strongroom runs --json")), &all); err != nil {
+		b.t.Fatal(err)
+	}
+	for _, r := range all.Runs {
+		if r.Kind == kind {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// begin starts a backup and waits until some of it is stored.
+func (b *box) begin() run {
+	b.t.Helper()
+	b.Run("strongroom run acme/tickets")
+	return b.waits("a backup in the middle", func(r run) bool { return r.Outcome == "" && r.Done > 20e6 })
+}
+
+// waits until the newest backup is as wanted.
+func (b *box) waits(what string, ok func(run) bool) run {
+	b.t.Helper()
+	var last run
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if all := b.runs("backup"); len(all) > 0 {
+			if last = all[0]; ok(last) {
+				return last
+			}
+		}
+	}
+	b.t.Fatalf("%s: not in two minutes; last %+v\n%s", what, last, b.Run("journalctl --no-pager -n 40 -u strongroom"))
+	return run{}
+}
+
+// ends waits for the end of a run.
+func (b *box) ends(id int) run {
+	b.t.Helper()
+	r := b.waits("the end of the run", func(r run) bool { return r.Outcome != "" })
+	if r.ID != id {
+		b.t.Errorf("run %d ended, want %d: it is to be the same", r.ID, id)
+	}
+	return r
+}
+
+func (b *box) pid() int {
+	b.t.Helper()
+	n, err := strconv.Atoi(b.Run("systemctl show --value -p MainPID strongroom"))
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return n
+}
+
+// answers waits until a daemon answers.
+func (b *box) answers() { b.Until("the daemon to answer", time.Minute, "strongroom status") }
+
+// restores compares what comes back with what is there.
+func (b *box) restores() {
+	b.t.Helper()
+	b.Run(`d=$(mktemp -d); chown strongroom $d
+runuser -u strongroom -- strongroom restore acme/tickets --to $d/back.db
+cmp <(sqlite3 /srv/tickets/tickets.db .dump) <(sqlite3 $d/back.db .dump)
+rm -r $d`)
+}
+
+// status is what the daemon says of the dataset.
+func (b *box) status() (s struct{ State string }) {
+	b.t.Helper()
+	var all struct{ Datasets []json.RawMessage }
+	err := json.Unmarshal([]byte(b.Run("strongroom status --json")), &all)
+	if err == nil && len(all.Datasets) != 1 {
+		err = fmt.Errorf("%d datasets", len(all.Datasets))
+	}
+	if err == nil {
+		err = json.Unmarshal(all.Datasets[0], &s)
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return s
+}
+
+// said is what the daemon logged.
+func (b *box) said() string {
+	b.t.Helper()
+	return b.Run("journalctl --no-pager --output=cat -u strongroom")
+}
+
+// refuses starts the daemon, which has to say why it does not run, once, and to end
+// with a code.
+func (b *box) refuses(want, code string) {
+	b.t.Helper()
+	b.Run("systemctl stop strongroom; journalctl --rotate --vacuum-time=1s >/dev/null 2>&1; ! systemctl start strongroom; sleep 7")
+	if said := b.said(); !strings.Contains(said, want) || strings.Count(said, want) != 1 {
+		b.t.Errorf("it says %q, want %q once", said, want)
+	}
+	if got := b.Run("systemctl show --value -p ExecMainStatus strongroom; systemctl reset-failed strongroom"); got != code {
+		b.t.Errorf("it ends with %s, want %s", got, code)
+	}
+}
