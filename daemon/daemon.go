@@ -158,6 +158,7 @@ func (d *Daemon) firsts(ctx context.Context) error {
 // that does, is restarted.
 func (d *Daemon) loop(ctx context.Context) error {
 	for ctx.Err() == nil {
+		hang(ctx)
 		next, err := d.plan(ctx)
 		if err != nil {
 			if ctx.Err() != nil {

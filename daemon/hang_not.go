@@ -1,0 +1,7 @@
+//go:build !blockplanner
+
+package daemon
+
+import "context"
+
+func hang(context.Context) {}
