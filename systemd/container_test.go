@@ -1,6 +1,7 @@
 package systemd_test
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func upgrade(t *testing.T, b *box) {
 	if all := b.runs("backup"); all[0].ID != r.ID || all[0].Outcome != "" {
 		t.Fatalf("%+v: the run ended before it was looked at", all[0])
 	}
-	b.Until("the restart", 2*time.Minute, `test "$(systemctl show --value -p MainPID strongroom)" != `+b.Run("systemctl show --value -p MainPID strongroom")+` && strongroom status`)
+	b.Until("the restart", 2*time.Minute, fmt.Sprintf(`test "$(systemctl show --value -p MainPID strongroom)" != %d && strongroom status`, before))
 	if r := b.ends(r.ID); r.Outcome != "ok" || r.Attempts != 1 {
 		t.Errorf("%+v, want ok at the first attempt", r)
 	}
@@ -71,7 +72,6 @@ func upgrade(t *testing.T, b *box) {
 		t.Errorf("the restart counts as %s", n)
 	}
 	// With nothing to wait for it is a matter of a moment.
-	before = b.pid()
 	b.Run("dpkg -i /host/strongroom_1.0_amd64.deb && dpkg -i /host/strongroom_2.0_amd64.deb")
 	b.Until("the restart", time.Minute, "strongroom status && cmp /proc/$(systemctl show --value -p MainPID strongroom)/exe /usr/bin/strongroom")
 	b.restores()
