@@ -14,7 +14,8 @@ import (
 // A box is a machine with Strongroom on it: what tests ask of it from outside.
 type box struct {
 	*systemdtest.Machine
-	t testing.TB
+	t    testing.TB
+	size int64 // of the database
 }
 
 // tickets makes the database that docs/install.md protects.
@@ -22,14 +23,19 @@ const tickets = `mkdir -p /srv/tickets
 sqlite3 /srv/tickets/tickets.db 'CREATE TABLE tickets (id INTEGER PRIMARY KEY, text TEXT);
 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 2000) INSERT INTO tickets SELECT i, hex(randomblob(100)) FROM n;'`
 
+// noMemory is what the configuration says where the kernel limits no memory: in a
+// container, which has no controller for it.
+const noMemory = "[confine]\nmissing = [\"memory\", \"swap\"]\n"
+
 // newBox installs a package and follows docs/install.md to the first protected
-// database.
-func newBox(t testing.TB, m *systemdtest.Machine) *box {
+// database. The configuration begins with what the machine needs.
+func newBox(t testing.TB, m *systemdtest.Machine, config string) *box {
 	t.Helper()
-	b := &box{m, t}
+	b := &box{Machine: m, t: t}
 	b.Run(tickets)
 	began := time.Now()
-	out := b.Run("cd $(mktemp -d); cp /host/strongroom_1.0_amd64.deb .\n" + commands(t, "First protected database"))
+	script := strings.Replace(commands(t, "First protected database"), "<<'END'\n", "<<'END'\n"+config, 1)
+	out := b.Run("cd $(mktemp -d); cp /host/strongroom_1.0_amd64.deb .\n" + script)
 	took := time.Since(began)
 	t.Logf("first protected database after %v", took)
 	if took > 5*time.Minute {
@@ -42,15 +48,22 @@ func newBox(t testing.TB, m *systemdtest.Machine) *box {
 	return b
 }
 
-// grow makes the database so large, and the stores so slow, that a backup of it can
-// be caught in the middle.
-func (b *box) grow() {
+// grow makes the database so large, in MB, and the stores so slow, in MiB/s, that a
+// backup of it can be caught in the middle.
+func (b *box) grow(size, rate int) {
 	b.t.Helper()
-	b.Run(`sqlite3 /srv/tickets/tickets.db 'CREATE TABLE files (data BLOB);
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 100) INSERT INTO files SELECT randomblob(1000000) FROM n;'
-sed -i 's,^kind = "dir",&\nbandwidth = "6MiB/s",' /etc/strongroom/strongroom.toml
+	b.size = int64(size) * 1e6
+	b.Run(fmt.Sprintf(`sqlite3 /srv/tickets/tickets.db 'CREATE TABLE files (data BLOB);
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < %d) INSERT INTO files SELECT randomblob(1000000) FROM n;'
+sed -i 's,^kind = "dir",&\nbandwidth = "%dMiB/s",' /etc/strongroom/strongroom.toml
 strongroom config check
-systemctl reload strongroom`)
+systemctl reload strongroom`, size, rate))
+}
+
+// changes makes all of it new.
+func (b *box) changes() {
+	b.t.Helper()
+	b.Run("sqlite3 /srv/tickets/tickets.db 'UPDATE files SET data = randomblob(1000000)'; sync")
 }
 
 // run is a run as the daemon tells it.
@@ -83,21 +96,21 @@ func (b *box) runs(kind string) (out []run) {
 func (b *box) begin() run {
 	b.t.Helper()
 	b.Run("strongroom run acme/tickets")
-	return b.waits("a backup in the middle", func(r run) bool { return r.Outcome == "" && r.Done > 20e6 })
+	return b.waits("a backup in the middle", func(r run) bool { return r.Outcome == "" && r.Done > b.size/5 })
 }
 
 // waits until the newest backup is as wanted.
 func (b *box) waits(what string, ok func(run) bool) run {
 	b.t.Helper()
 	var last run
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if all := b.runs("backup"); len(all) > 0 {
 			if last = all[0]; ok(last) {
 				return last
 			}
 		}
 	}
-	b.t.Fatalf("%s: not in two minutes; last %+v\n%s", what, last, b.Run("journalctl --no-pager -n 40 -u strongroom"))
+	b.t.Fatalf("%s: not in five minutes; last %+v\n%s", what, last, b.Run("journalctl --no-pager -n 40 -u strongroom"))
 	return run{}
 }
 

@@ -14,7 +14,7 @@ func TestABoxInAContainer(t *testing.T) {
 	t.Parallel()
 	one, two := packageOf(t, "1.0", ""), packageOf(t, "2.0", "")
 	m := boot(t, one, two)
-	b := newBox(t, m)
+	b := newBox(t, m, noMemory)
 	// The daemon does the same by itself.
 	b.Run("strongroom run acme/tickets")
 	if r := b.waits("a backup by the daemon", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" {
@@ -49,7 +49,7 @@ func TestABoxInAContainer(t *testing.T) {
 // upgrade installs another version in the middle of a backup: the same process
 // ends it, and only then is it another one.
 func upgrade(t *testing.T, b *box) {
-	b.grow()
+	b.grow(100, 6)
 	r, before := b.begin(), b.pid()
 	if out := b.Run("dpkg -i /host/strongroom_2.0_amd64.deb"); !strings.Contains(out, "restarts when these have ended: backup:acme/tickets") {
 		t.Errorf("the upgrade says %q", out)
@@ -79,7 +79,7 @@ func upgrade(t *testing.T, b *box) {
 
 // stopped stops the daemon in the middle of a backup: the same run goes on.
 func stopped(t *testing.T, b *box) {
-	b.Run(`sqlite3 /srv/tickets/tickets.db 'UPDATE files SET data = randomblob(1000000)'`)
+	b.changes()
 	r := b.begin()
 	began := time.Now()
 	b.Run("systemctl stop strongroom")
@@ -141,7 +141,7 @@ func removed(t *testing.T, b *box) {
 func TestTheWatchdogBites(t *testing.T) {
 	t.Parallel()
 	good, blocks := packageOf(t, "1.0", ""), packageOf(t, "1.1~blocks", "blockplanner")
-	b := newBox(t, boot(t, good, blocks))
+	b := newBox(t, boot(t, good, blocks), noMemory)
 	b.Run("dpkg -i /host/strongroom_1.1~blocks_amd64.deb")
 	b.Until("the restart after the upgrade", time.Minute, "cmp /proc/$(systemctl show --value -p MainPID strongroom)/exe /usr/bin/strongroom")
 	before, began := b.pid(), time.Now()

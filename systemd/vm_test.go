@@ -20,8 +20,8 @@ func TestABoxInAVM(t *testing.T) {
 	began := time.Now()
 	v := systemdtest.Boot(t, systemdtest.Config{Files: map[string]string{"strongroom_1.0_amd64.deb": one}})
 	t.Logf("booted in %v", time.Since(began))
-	b := newBox(t, v.Machine)
-	b.grow()
+	b := newBox(t, v.Machine, "")
+	b.grow(16, 1) // emulation is slow, too
 
 	began = time.Now()
 	r := b.begin()
@@ -34,7 +34,7 @@ func TestABoxInAVM(t *testing.T) {
 	b.restores()
 
 	began = time.Now()
-	b.Run(`sqlite3 /srv/tickets/tickets.db 'UPDATE files SET data = randomblob(1000000)'; sync`)
+	b.changes()
 	r = b.begin()
 	v.Cut()
 	v.Power()
@@ -58,7 +58,7 @@ func limited(t *testing.T, b *box) {
 	b.Run(`mkdir -p /run/systemd/system/strongroom.service.d
 printf '[Service]\nMemoryMax=48M\n' >/run/systemd/system/strongroom.service.d/memory.conf
 systemctl daemon-reload; systemctl restart strongroom`)
-	b.Run(`sqlite3 /srv/tickets/tickets.db 'UPDATE files SET data = randomblob(1000000)'`)
+	b.changes()
 	b.Try("strongroom run acme/tickets")
 	b.Until("the kernel to end it", time.Minute, "journalctl --no-pager -u strongroom | grep -q \"result 'oom-kill'\"")
 	b.Run("rm /run/systemd/system/strongroom.service.d/memory.conf; systemctl daemon-reload; systemctl restart strongroom")

@@ -180,7 +180,7 @@ func (q *qemu) power() error {
 	q.out = &console{}
 	q.cmd = exec.Command("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-nodefaults", "-display", "none", "-no-user-config",
 		"-kernel", kernels[0], "-initrd", strings.Replace(kernels[0], "vmlinuz-", "initrd.img-", 1),
-		"-append", "root=/dev/vda rw console=ttyS0 quiet panic=-1 systemd.show_status=no",
+		"-append", "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no systemd.mask=postgresql.service",
 		"-serial", "stdio",
 		"-drive", "if=virtio,format=raw,cache=writeback,file="+q.disk(),
 		"-drive", "if=virtio,format=raw,readonly=on,file="+q.files,
