@@ -134,7 +134,7 @@ func (b *box) pid() int {
 }
 
 // answers waits until a daemon answers.
-func (b *box) answers() { b.Until("the daemon to answer", time.Minute, "strongroom status") }
+func (b *box) answers() { b.Until("the daemon to answer", 3*time.Minute, "strongroom status") }
 
 // restores compares what comes back with what is there.
 func (b *box) restores() {

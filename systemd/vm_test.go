@@ -60,7 +60,7 @@ printf '[Service]\nMemoryMax=48M\n' >/run/systemd/system/strongroom.service.d/me
 systemctl daemon-reload; systemctl restart strongroom`)
 	b.changes()
 	b.Try("strongroom run acme/tickets")
-	b.Until("the kernel to end it", time.Minute, "journalctl --no-pager -u strongroom | grep -q \"result 'oom-kill'\"")
+	b.Until("the kernel to end it", 4*time.Minute, "journalctl --no-pager -u strongroom | grep -q \"result 'oom-kill'\"")
 	b.Run("rm /run/systemd/system/strongroom.service.d/memory.conf; systemctl daemon-reload; systemctl restart strongroom")
 	b.answers()
 	if r := b.waits("the run that was killed", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" || r.Attempts < 2 {

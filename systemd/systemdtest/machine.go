@@ -37,7 +37,7 @@ type Config struct {
 
 // patience is how long one script may take. An emulated machine on a busy one is
 // slow.
-const patience = 4 * time.Minute
+const patience = 6 * time.Minute
 
 // Try runs a script and returns what it printed, and its exit code.
 func (m *Machine) Try(script string) (string, int) {

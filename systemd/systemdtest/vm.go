@@ -142,8 +142,8 @@ func (v *VM) Reboot() {
 	v.t.Helper()
 	before := v.Run("cat /proc/sys/kernel/random/boot_id")
 	v.Run("systemd-run --quiet --on-active=1s systemctl reboot")
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Second) {
-		ctx, cancel := context.WithTimeout(v.t.Context(), 10*time.Second)
+	for deadline := time.Now().Add(2 * patience); ; time.Sleep(time.Second) {
+		ctx, cancel := context.WithTimeout(v.t.Context(), 30*time.Second)
 		out, _, err := v.qemu.run(ctx, "cat /proc/sys/kernel/random/boot_id")
 		cancel()
 		if err == nil && strings.TrimSpace(out) != before {
@@ -210,8 +210,8 @@ func (q *qemu) power() error {
 	q.lines = bufio.NewScanner(q.agent)
 	q.lines.Buffer(nil, 64<<20)
 	// The agent answers once the machine has booted so far.
-	for deadline := time.Now().Add(patience); ; {
-		ctx, cancel := context.WithTimeout(q.t.Context(), 5*time.Second)
+	for deadline := time.Now().Add(2 * patience); ; {
+		ctx, cancel := context.WithTimeout(q.t.Context(), 30*time.Second)
 		_, code, err := q.run(ctx, "true")
 		cancel()
 		if err == nil && code == 0 {
