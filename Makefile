@@ -26,7 +26,7 @@ test: packages tree bin/versitygw bin/rclone build
 	CGO_ENABLED=1 go test -race -short -count=1 -timeout 20m $(RACE)
 
 # What shares memory between goroutines.
-RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/store/... ./custody/... ./source/...
+RACE := ./chunker ./erasure ./repo ./repo/pack ./repo/seal ./repo/spread ./repo/store/... ./custody/... ./source/... ./daemon/api ./daemon/notify ./daemon/schedule ./daemon/state ./daemon/walls
 
 race: packages bin/versitygw bin/rclone build
 	CGO_ENABLED=1 go test -race -timeout 40m ./...
