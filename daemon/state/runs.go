@@ -21,6 +21,13 @@ const (
 	// can be believed.
 	MustFail Kind = "must-fail"
 	Cold     Kind = "cold"
+
+	Doctor    Kind = "doctor"     // examines a dataset's source, and the machine
+	Check     Kind = "check"      // compares the stores with a tenant's manifests
+	LockProbe Kind = "lock-probe" // of one store
+	Rounds    Kind = "rounds"     // looks at what fills up, media that are due, the ledger
+	Digest    Kind = "digest"
+	TestAlarm Kind = "test-alarm"
 )
 
 // An Outcome is how a run ended.
@@ -131,7 +138,7 @@ func (d *DB) insert(ctx context.Context, tx *sql.Tx, c Claim, finished sql.NullI
 	if err != nil {
 		return 0, err
 	}
-	if c.Tenant != "" { // else it is of the box
+	if c.Dataset != "" { // else it is of the box, or of a whole tenant
 		_, err = tx.ExecContext(ctx, `INSERT INTO datasets (tenant, dataset, since) VALUES (?, ?, ?) ON CONFLICT DO NOTHING`, c.Tenant, c.Dataset, now)
 	}
 	return id, err
