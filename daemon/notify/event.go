@@ -17,9 +17,9 @@ const (
 	Started     Kind = iota + 1 // for pings
 	Succeeded                   // for pings
 	Alive                       // for pings: all is well with the box
-	Failed                      // a run failed
+	Failed                      // a run of Work failed
 	Overdue                     // no success for 1.25 times the period
-	Recovered                   // success after Failed or Overdue
+	Recovered                   // success after Failed or Overdue, or what Was is over
 	DrillFailed                 // a restore was not what was saved
 	MarginLost                  // of a snapshot: Margin further stores may be lost
 	MediumDue                   // an offline medium is to be written or brought back
@@ -29,6 +29,9 @@ const (
 	TestAlarm
 	TestUnanswered // nobody answered a TestAlarm
 	Unproven       // drills that must fail, or the cold drill, ended badly or did not happen
+	Damaged        // a check found what cannot be read, or what is not as it was stored
+	DoctorBad      // a backup would fail or be refused
+	LedgerTrouble  // acts cannot be recorded, or those recorded were changed
 )
 
 // A Cause is why, as far as it may be told outside the box.
@@ -59,9 +62,38 @@ const (
 	TopSecret
 )
 
+// A Work is what failed, is late or goes on.
+type Work uint8
+
+// The works that an event may name.
+const (
+	Backup Work = iota
+	Drill
+	Check
+	Doctor
+	LockProbe
+	Rounds
+	OtherWork
+)
+
+// WorkOf returns the one of that name.
+func WorkOf(name string) Work {
+	var w Work
+	if find(works, []byte(name), &w) != nil {
+		return OtherWork
+	}
+	return w
+}
+
+var works = []string{"backup", "drill", "check", "doctor", "lock-probe", "rounds", "work"}
+
+func (w Work) String() string                { return works[w] }
+func (w Work) MarshalText() ([]byte, error)  { return []byte(works[w]), nil }
+func (w *Work) UnmarshalText(b []byte) error { return find(works, b, w) }
+
 var (
 	kinds = []string{"", "started", "succeeded", "alive", "failed", "overdue", "recovered", "drill-failed", "margin-lost", "medium-due",
-		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered", "unproven"}
+		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered", "unproven", "damaged", "doctor-bad", "ledger-trouble"}
 	causes = []string{"unknown", "source-away", "source-rights", "source-changed", "store-away", "store-refused", "no-room", "timed-out", "interrupted", "mismatch", "key-missing"}
 	levels = []string{"", "confidential", "secret", "top-secret"}
 )
@@ -85,6 +117,14 @@ func find[T ~uint8](table []string, b []byte, to *T) error {
 	}
 	*to = T(i)
 	return nil
+}
+
+// Known reports whether there is such a kind.
+func (k Kind) Known() bool { return k > 0 && int(k) < len(kinds) }
+
+// Alarms reports whether it tells that something is wrong.
+func (k Kind) Alarms() bool {
+	return k.Known() && k >= Failed && k != Recovered && k != Digest && k != TestAlarm
 }
 
 // ParseKind reads a kind's word, such as "overdue".
@@ -176,7 +216,9 @@ type Event struct {
 	Dataset Name  `json:"dataset,omitzero"`
 	Store   Name  `json:"store,omitzero"`
 	Medium  Name  `json:"medium,omitzero"`
-	Run     int64 `json:"run,omitzero"` // the number under which the box has more
+	Run     int64 `json:"run,omitzero"`  // the number under which the box has more
+	Work    Work  `json:"work,omitzero"` // what failed or is late, if not a backup
+	Was     Kind  `json:"was,omitzero"`  // Recovered: what is over
 	Cause   Cause `json:"cause,omitzero"`
 	// Time is when it happened.
 	Time time.Time `json:"time"`

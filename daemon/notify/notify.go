@@ -151,6 +151,11 @@ func (n *Notifier) Send(ctx context.Context, e Event) error {
 	return nil
 }
 
+// People reports whether any way leads to a person.
+func (n *Notifier) People() bool {
+	return slices.ContainsFunc(n.ways, func(w *way) bool { return w.person() })
+}
+
 // Wake has Run look into the outbox now.
 func (n *Notifier) Wake() {
 	for _, w := range n.ways {
@@ -344,7 +349,9 @@ func Sample(kind Kind, tenant, dataset, store Name, level Level, now time.Time) 
 	case MarginLost:
 		e.Margin, e.Store = &margin, store
 	case MediumDue:
-		e.Until = now.Add(2 * day)
+		e = Event{Kind: kind, Time: now, Until: now.Add(2 * day)}
+	case LedgerTrouble:
+		e = Event{Kind: kind, Time: now}
 	case LockProbeFailed, FillingUp:
 		e = Event{Kind: kind, Store: store, Days: 10, Time: now}
 	case Digest:

@@ -80,11 +80,20 @@ func (e Event) about() string {
 func (e Event) what() string {
 	switch e.Kind {
 	case Failed:
-		return "backup failed"
+		return e.Work.String() + " failed"
 	case Overdue:
-		return "overdue: no backup succeeded in time"
+		return "overdue: no " + e.Work.String() + " succeeded in time"
 	case Recovered:
-		return "succeeded again"
+		switch e.Was {
+		case 0, Failed, Overdue:
+			if e.Work != Backup {
+				return e.Work.String() + " succeeded again"
+			}
+			return "succeeded again"
+		case DrillFailed:
+			return "well again: a drill passed"
+		}
+		return "well again: " + e.Was.String() + " is over"
 	case DrillFailed:
 		return "DRILL FAILED: what was restored is not what was saved"
 	case MarginLost:
@@ -94,14 +103,21 @@ func (e Event) what() string {
 		}
 		return fmt.Sprintf("less safe than planned: %d further stores may be lost", margin)
 	case MediumDue:
+		if e.Until.Before(e.Time) {
+			return "offline medium OVERDUE"
+		}
 		return "offline medium due"
 	case LockProbeFailed:
 		return "LOCK PROBE FAILED: what is stored can be deleted"
 	case FillingUp:
-		if e.Store.IsZero() {
-			return fmt.Sprintf("the spool is full in %d days", e.Days)
+		full := fmt.Sprintf("full in %d days", e.Days)
+		if e.Days < 1 {
+			full = "FULL within a day"
 		}
-		return fmt.Sprintf("full in %d days", e.Days)
+		if e.Store.IsZero() {
+			return "the spool is " + full
+		}
+		return full
 	case Digest:
 		return "weekly digest" + e.Week.short()
 	case TestAlarm:
@@ -110,6 +126,12 @@ func (e Event) what() string {
 		return "NOBODY ANSWERED the test alarm: alarms may reach nobody"
 	case Unproven:
 		return "DRILLS ARE UNPROVEN: one that must fail did not, a recovery from nothing failed, or none was tried for long"
+	case Damaged:
+		return "CHECK: something stored is damaged, gone, or not as it was left"
+	case DoctorBad:
+		return "the next backup would fail or be refused"
+	case LedgerTrouble:
+		return "LEDGER: acts cannot be recorded, or the record was changed"
 	}
 	return e.Kind.String()
 }
@@ -118,6 +140,9 @@ func (e Event) what() string {
 func (e Event) todo(link string) string {
 	switch e.Kind {
 	case Failed, Overdue:
+		if e.Work != Backup || e.Dataset.IsZero() {
+			return "On the box: strongroom status; strongroom runs"
+		}
 		return "On the box: strongroom status; strongroom doctor " + e.about()
 	case DrillFailed:
 		return "Do not rely on this backup. On the box: strongroom drill show"
@@ -129,14 +154,22 @@ func (e Event) todo(link string) string {
 		return "Do not rely on green drills until then. On the box: strongroom alarms; strongroom drill must-fail; strongroom drill cold"
 	case FillingUp:
 		return "On the box: strongroom store usage"
+	case MediumDue:
+		return "On the box: strongroom media due"
+	case Damaged:
+		return "On the box: strongroom check; strongroom repair"
+	case DoctorBad:
+		return strings.TrimSpace("On the box: strongroom doctor " + e.about())
+	case LedgerTrouble:
+		return "On the box: strongroom audit verify"
 	case TestAlarm:
-		s := "This shows that an alarm reaches a person. Answer it on the box:\n    strongroom alarm answer " + e.Code.String()
+		s := "This shows that an alarm reaches a person. Answer it on the box:\n    strongroom notify answer " + e.Code.String()
 		if link != "" {
 			s += "\nor at " + link + e.Code.String()
 		}
 		return s + "\nWithout an answer the other ways are told."
 	case TestUnanswered:
-		return "Check the mailboxes and receivers of the way that the test alarm took. On the box: strongroom alarm list"
+		return "Check the mailboxes and receivers of the way that the test alarm took. On the box: strongroom alarms"
 	}
 	return ""
 }
