@@ -17,6 +17,7 @@ import (
 
 // CheckOptions say how closely a check looks.
 type CheckOptions struct {
+	Tenant string // "": all
 	// Sample reads a random column of every shard and compares it with the
 	// code.
 	Sample bool
@@ -45,7 +46,22 @@ type CheckResult struct {
 
 	Locks     []TenantStoreLocks `json:"locks"`     // how what is needed is locked, on stores that lock
 	Immutable []StoreImmutable   `json:"immutable"` // what the last probe of each such store found
+	Datasets  []DatasetChecked   `json:"datasets"`
 }
+
+// DatasetChecked is how safe a check found a dataset's snapshots.
+type DatasetChecked struct {
+	Tenant    string `json:"tenant"`
+	Dataset   string `json:"dataset"`
+	Snapshots int    `json:"snapshots"`
+	// Margin is how many stores may be lost before a snapshot is, the worst one;
+	// Planned what such a snapshot should bear on these stores.
+	Margin  int `json:"margin"`
+	Planned int `json:"planned"`
+}
+
+// Short reports whether it bears less than planned.
+func (d DatasetChecked) Short() bool { return d.Margin < d.Planned }
 
 // Check compares what the stores hold with the manifests. It needs no
 // generation key.
@@ -53,11 +69,14 @@ func (s *Site) Check(ctx context.Context, o CheckOptions) (*CheckResult, error) 
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0), Locks: []TenantStoreLocks{}, Immutable: []StoreImmutable{}}
+	r := &CheckResult{Problems: []string{}, Margin: max(len(s.Config.Stores)-1, 0), Locks: []TenantStoreLocks{}, Immutable: []StoreImmutable{}, Datasets: []DatasetChecked{}}
 	if err := s.checkImmutable(o.Now(), r); err != nil {
 		return nil, err
 	}
 	for _, c := range s.Config.Tenants {
+		if o.Tenant != "" && c.Name != o.Tenant {
+			continue
+		}
 		if err := s.checkTenant(ctx, c.Name, o, r); err != nil {
 			return nil, err
 		}
@@ -93,8 +112,36 @@ func (s *Site) checkTenant(ctx context.Context, tenant string, o CheckOptions, r
 	if err := s.checkLocks(ctx, t, l, o, r); err != nil {
 		return err
 	}
+	return r.measure(l, t)
+}
+
+// measure finds the margins. A snapshot that was coded for fewer stores than
+// there are now need not bear more than it was made for.
+func (r *CheckResult) measure(l *repo.Listing, t box.Tenant) error {
+	planned, err := erasure.Plan(len(l.Inventory().Members()))
+	if err != nil {
+		return err
+	}
 	for _, snap := range l.Snapshots {
-		r.Margin = min(r.Margin, l.Margin(snap))
+		margin, bears := l.Margin(snap), planned.N-planned.K
+		for _, p := range snap.Packs {
+			bears = min(bears, p.Geometry.N-p.Geometry.K)
+		}
+		r.Margin = min(r.Margin, margin)
+		i := slices.IndexFunc(t.Datasets, func(d box.Dataset) bool { return repo.ID(d.ID) == snap.Dataset })
+		if i < 0 {
+			continue // of one whose name this box does not have
+		}
+		k := slices.IndexFunc(r.Datasets, func(d DatasetChecked) bool { return d.Tenant == t.Name && d.Dataset == t.Datasets[i].Name })
+		if k < 0 {
+			r.Datasets = append(r.Datasets, DatasetChecked{Tenant: t.Name, Dataset: t.Datasets[i].Name, Margin: margin, Planned: bears})
+			k = len(r.Datasets) - 1
+		}
+		d := &r.Datasets[k]
+		d.Snapshots++
+		if margin-bears < d.Margin-d.Planned { // the worst one
+			d.Margin, d.Planned = margin, bears
+		}
 	}
 	return nil
 }

@@ -42,9 +42,7 @@ type DoctorResult struct {
 // Doctor examines the machine and one dataset, or with tenant "" all. It needs
 // no key and no state directory: it is for the time before the first snapshot.
 func Doctor(ctx context.Context, c *config.Config, tenant, dataset string) (*DoctorResult, error) {
-	r := &DoctorResult{Worst: source.OK}
-	box := doctor.Examine(machine(c))
-	r.add(BoxSubject, append(append(box, wallsOf(c)...), postgres.Installed(ctx)...))
+	r := DoctorBox(ctx, c)
 	found := false
 	for _, t := range c.Tenants {
 		for _, d := range t.Datasets {
@@ -89,6 +87,13 @@ func wallsOf(c *config.Config) (f source.Findings) {
 		}
 	}
 	return f
+}
+
+// DoctorBox examines the machine alone.
+func DoctorBox(ctx context.Context, c *config.Config) *DoctorResult {
+	r := &DoctorResult{Worst: source.OK}
+	r.add(BoxSubject, append(append(doctor.Examine(machine(c)), wallsOf(c)...), postgres.Installed(ctx)...))
+	return r
 }
 
 func (r *DoctorResult) add(subject string, f source.Findings) {
