@@ -32,6 +32,9 @@ type Config struct {
 	Socket string `toml:"socket"`
 	// Notify is how people are told.
 	Notify notify.Config `toml:"notify"`
+	// Metrics are for Prometheus, and Log what is logged.
+	Metrics Metrics `toml:"metrics"`
+	Log     Log     `toml:"log"`
 	// Media, if given, are offline media.
 	Media *Media `toml:"media"`
 	// Drill bounds what a restore drill may take of the machine.
@@ -270,6 +273,12 @@ func (c *Config) check() error {
 	}
 	if err := c.Confine.check(); err != nil {
 		return within(err, "confine", [3]int{}, "confine")
+	}
+	if err := c.Metrics.check(); err != nil {
+		return within(err, "metrics", [3]int{}, "metrics")
+	}
+	if err := c.Log.check(); err != nil {
+		return within(err, "log", [3]int{}, "log")
 	}
 	if err := c.Drill.check(); err != nil {
 		return within(err, "drill", [3]int{}, "drill")

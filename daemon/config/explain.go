@@ -67,7 +67,9 @@ func withArticle(s string) string {
 
 // known lists the keys of each table, by the path without array positions.
 var known = map[string][]string{
-	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify", "drill"},
+	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify", "drill", "metrics", "log"},
+	"metrics":           {"listen", "anywhere", "names"},
+	"log":               {"level"},
 	"recovery":          {"standard", "top"},
 	"recovery.standard": {"shares", "threshold"},
 	"recovery.top":      {"shares", "threshold"},
@@ -82,6 +84,8 @@ var known = map[string][]string{
 	"tenant.dataset.assert":   {"name", "sql", "expect", "timeout"},
 	"drill":                   {"scratch", "memory"},
 	"notify":                  {"box", "link", "mail", "webhook", "ping"},
+	"notify.webhook":          {"name", "url", "secret_file", "ca_file", "events"},
+	"notify.ping":             {"name", "url_file", "ca_file", "tenant", "dataset"},
 	"notify.mail":             {"name", "host", "port", "from", "to", "username", "password_file", "ca_file", "events"},
 	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
 	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},

@@ -1,0 +1,51 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+)
+
+// Metrics is the table [metrics]: without Listen there are none.
+type Metrics struct {
+	// Listen is an address and a port, "127.0.0.1:9720", of a listener that asks
+	// nobody who they are.
+	Listen string `toml:"listen"`
+	// Anywhere allows an address that is not this machine's own.
+	Anywhere bool `toml:"anywhere"`
+	// Names puts the names of tenants and datasets into the labels, instead of
+	// words that only this box can tell apart.
+	Names bool `toml:"names"`
+}
+
+func (m Metrics) check() error {
+	if m.Listen == "" {
+		return nil
+	}
+	at, err := netip.ParseAddrPort(m.Listen)
+	if err != nil {
+		return bad("listen", "listen %q is not an address and a port such as \"127.0.0.1:9720\"", m.Listen)
+	}
+	if !at.Addr().IsLoopback() && !m.Anywhere {
+		return bad("listen", "listen %q can be reached from elsewhere, and the metrics ask nobody who they are; let a proxy on this machine do that, or say anywhere = true", m.Listen)
+	}
+	return nil
+}
+
+// Log is the table [log].
+type Log struct {
+	// Level is "debug", "info" (the default), "warn" or "error".
+	Level string `toml:"level"`
+}
+
+// Least is the least level that is logged.
+func (l Log) Least() slog.Level {
+	return map[string]slog.Level{"debug": slog.LevelDebug, "warn": slog.LevelWarn, "error": slog.LevelError}[l.Level]
+}
+
+func (l Log) check() error {
+	switch l.Level {
+	case "", "debug", "info", "warn", "error":
+		return nil
+	}
+	return bad("level", "level %q is not \"debug\", \"info\", \"warn\" or \"error\"", l.Level)
+}
