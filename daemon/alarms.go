@@ -10,13 +10,20 @@ import (
 	"strongroom/daemon/state"
 )
 
-// A Teller tells people; it is a *notify.Notifier.
+// A Teller tells people; it is a *notify.Notifier. Its methods may be called at
+// the same time.
 type Teller interface {
 	// Messages puts an event into messages for the outbox, to be queued in the
 	// transaction of what it tells.
 	Messages(e notify.Event) ([]state.Message, error)
 	// Wake has the outbox looked into now.
 	Wake()
+	// People reports whether any person is told.
+	People() bool
+	// SendTestAlarm sends this week's test alarm, and CheckTestAlarm tells the
+	// other ways of one that nobody answered in time, once.
+	SendTestAlarm(ctx context.Context) error
+	CheckTestAlarm(ctx context.Context) error
 }
 
 // lookEvery is how often the daemon looks for what is overdue.
@@ -24,7 +31,8 @@ const lookEvery = time.Minute
 
 // event is one of a task's dataset; the names are the configuration's.
 func (d *Daemon) event(kind notify.Kind, t Task) notify.Event {
-	return notify.Event{Kind: kind, Level: t.Level, Tenant: d.c.Names.Of(t.Tenant), Dataset: d.c.Names.Of(t.Dataset), Time: d.c.Now()}
+	names := d.c.Names()
+	return notify.Event{Kind: kind, Work: notify.WorkOf(string(t.Kind)), Level: t.Level, Tenant: names.Of(t.Tenant), Dataset: names.Of(t.Dataset), Time: d.c.Now()}
 }
 
 // messages are those of an event; without a Teller, or where they cannot be
@@ -44,20 +52,38 @@ func (d *Daemon) messages(e notify.Event) []state.Message {
 func (d *Daemon) raise(ctx context.Context, t Task, e notify.Event, reason string) {
 	kind := e.Kind.String()
 	a := state.Alarm{Key: fmt.Sprintf("%s %s", kind, t.Job), Kind: kind, Tenant: t.Tenant, Dataset: t.Dataset, Reason: reason}
-	_, told, err := d.c.DB.Raise(ctx, a, d.messages(e)...)
+	d.open(ctx, a, e)
+}
+
+func (d *Daemon) open(ctx context.Context, a state.Alarm, e notify.Event) {
+	id, told, err := d.c.DB.Raise(ctx, a, d.messages(e)...)
 	if err != nil {
 		d.c.Log.Error("alarm not recorded", "alarm", a.Key, "error", err)
+		return
+	}
+	if told {
+		d.c.Log.Error("alarm", "alarm", id, "key", a.Key)
+		d.publish(Happening{What: "alarm", Alarm: a.Key})
 	}
 	d.wakeTeller(told)
 }
 
 // clear ends an alarm of a task, if it was open.
 func (d *Daemon) clear(ctx context.Context, t Task, kind notify.Kind, messages []state.Message) {
-	was, err := d.c.DB.Clear(ctx, fmt.Sprintf("%s %s", kind, t.Job), messages...)
+	d.end(ctx, fmt.Sprintf("%s %s", kind, t.Job), messages)
+}
+
+func (d *Daemon) end(ctx context.Context, key string, messages []state.Message) (was bool) {
+	was, err := d.c.DB.Clear(ctx, key, messages...)
 	if err != nil {
-		d.c.Log.Error("alarm not cleared", "job", t.Job, "kind", kind, "error", err)
+		d.c.Log.Error("alarm not cleared", "key", key, "error", err)
+	}
+	if was {
+		d.c.Log.Info("alarm is over", "key", key)
+		d.publish(Happening{What: "alarm over", Alarm: key})
 	}
 	d.wakeTeller(was && len(messages) > 0)
+	return was
 }
 
 func (d *Daemon) wakeTeller(yes bool) {
@@ -83,7 +109,14 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 	case t.Kind == state.Drill && outcome == state.OK:
 		d.clear(ctx, t, notify.DrillFailed, d.messages(d.event(notify.Recovered, t)))
 	}
-	if t.Kind != state.Backup {
+	if t.Within > 0 { // has an alarm of its own
+		return
+	}
+	if t.Kind == state.Drill {
+		// Whether drills come at all is looked at as of any work.
+		if outcome == state.OK || outcome == state.Partial {
+			d.clear(ctx, t, notify.Overdue, d.messages(d.event(notify.Recovered, t)))
+		}
 		return
 	}
 	switch outcome {
@@ -94,12 +127,13 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 	case state.OK, state.Partial:
 		// People hear of a recovery once, whichever alarms it ends.
 		good := d.messages(d.event(notify.Recovered, t))
-		if was, err := d.c.DB.Clear(ctx, fmt.Sprintf("%s %s", notify.Failed, t.Job), good...); err == nil && was {
+		if d.end(ctx, fmt.Sprintf("%s %s", notify.Failed, t.Job), good) {
 			good = nil
-			d.wakeTeller(true)
 		}
 		d.clear(ctx, t, notify.Overdue, good)
-		d.protect(ctx, t)
+		if t.Kind == state.Backup {
+			d.protect(ctx, t)
+		}
 	}
 }
 
@@ -119,46 +153,6 @@ func (d *Daemon) protect(ctx context.Context, t Task) {
 			}
 		}
 	}
-}
-
-// lookForOverdue raises what has had no success for too long. It asks the
-// database and not the planner.
-func (d *Daemon) lookForOverdue(ctx context.Context) error {
-	now := d.c.Now()
-	d.mu.Lock()
-	soon := now.Sub(d.looked).Abs() < lookEvery
-	if !soon {
-		d.looked = now
-	}
-	d.mu.Unlock()
-	if soon {
-		return nil
-	}
-	health, err := d.c.DB.Datasets(ctx)
-	if err != nil {
-		return err
-	}
-	for _, t := range d.current() {
-		if t.Within > 0 {
-			if err := d.lookForUnproven(ctx, t, now); err != nil {
-				return err
-			}
-		}
-		if t.Kind != state.Backup {
-			continue
-		}
-		for _, h := range health {
-			if h.Tenant != t.Tenant || h.Dataset != t.Dataset {
-				continue
-			}
-			if by, why, overdue := t.overdue(h, now); overdue {
-				e := d.event(notify.Overdue, t)
-				e.LastSuccess, e.Since = h.LastSuccess, now.Add(-by)
-				d.raise(ctx, t, e, why)
-			}
-		}
-	}
-	return nil
 }
 
 // Alarms returns what is wrong now.

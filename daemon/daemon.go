@@ -29,6 +29,10 @@ type Task struct {
 	// Within is how long this may be without success before it is an alarm, of
 	// what is of the box: Tenant and Dataset are "" then. 0: for ever.
 	Within time.Duration
+	// Settles are the kinds of troubles that a run of it finds or finds over:
+	// those whose subject is Scope or lies in it; with "" all.
+	Settles []notify.Kind
+	Scope   string
 	// Do does the work, or goes on with it where a dead process left it. It
 	// returns how it ended; an error after ctx ended means that it can go on.
 	Do func(ctx context.Context, r Reporter) (state.Outcome, string, error)
@@ -41,6 +45,12 @@ type Task struct {
 type Reporter interface {
 	Phase(name string)
 	Progress(done, total int64)
+	// Keep keeps what the run found, which json.Marshal takes, for status and
+	// metrics; the last one counts.
+	Keep(found any)
+	// Settle says which troubles of a kind there are now in the task's scope. Those
+	// that are open and not among them are over.
+	Settle(kind notify.Kind, now []Trouble)
 }
 
 // Config is what a daemon needs.
@@ -50,10 +60,13 @@ type Config struct {
 	// error changes nothing.
 	Tasks  func() ([]Task, error)
 	Limits map[schedule.Class]int
-	// Tell tells people; nil: nobody is. Names are those it may use.
+	// Tell tells people; nil: nobody is. Names returns those it may use, of the
+	// configuration that Tasks read last.
 	Tell  Teller
-	Names notify.Names
+	Names func() notify.Names
 	Log   *slog.Logger
+	// Plain takes out of a text what may be a client's, for the log; nil: nothing.
+	Plain func(string) string
 	Now   func() time.Time
 }
 
@@ -76,7 +89,13 @@ type Daemon struct {
 	stopped bool                       // nothing begins any more; guarded by mu
 	leaving bool                       // ends once nothing runs; guarded by mu
 	looked  time.Time                  // for what is overdue; guarded by mu
-	lost    error                      // how a run ended could not be recorded; guarded by mu
+
+	lost error // how a run ended could not be recorded; guarded by mu
+
+	pinged  time.Time          // that all is well; guarded by mu
+	watches map[*watching]bool // guarded by mu
+	sleeps  time.Duration      // at most, between two plans; tests have it longer
+
 }
 
 // execution is a run that goes on.
@@ -89,13 +108,23 @@ type execution struct {
 
 // New reads the configuration.
 func New(c Config) (*Daemon, error) {
-	d := &Daemon{c: c, wake: make(chan struct{}, 1), running: map[state.RunID]*execution{}}
-	tasks, err := c.Tasks()
+	d := &Daemon{c: c, wake: make(chan struct{}, 1), running: map[state.RunID]*execution{}, watches: map[*watching]bool{}, sleeps: schedule.MaxSleep}
+	tasks, err := d.read()
 	if err != nil {
 		return nil, err
 	}
 	d.tasks = tasks
 	return d, nil
+}
+
+// read reads the configuration, and adds what the daemon does by itself.
+func (d *Daemon) read() ([]Task, error) {
+	tasks, err := d.c.Tasks()
+	if err != nil {
+		return nil, err
+	}
+	own, err := d.own()
+	return append(tasks, own...), err
 }
 
 // Run plans and works until ctx ends, then stops what runs at its next
@@ -124,13 +153,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 }
 
 func (d *Daemon) begin(ctx context.Context) error {
-	if err := d.watch(ctx); err != nil {
+	if err := d.know(ctx); err != nil {
 		return err
 	}
 	if err := d.takeUp(ctx); err != nil {
 		return err
 	}
-	return d.firsts(ctx)
+	return errors.Join(d.firsts(ctx), d.examineNew(ctx))
 }
 
 // firsts begins what must not wait for its time and never succeeded.
@@ -166,11 +195,11 @@ func (d *Daemon) loop(ctx context.Context) error {
 			}
 			return fmt.Errorf("plan: %w", err)
 		}
-		if err := errors.Join(d.lookForOverdue(ctx), d.c.DB.Beat(ctx)); err != nil && ctx.Err() == nil {
+		if err := errors.Join(d.look(ctx), d.c.DB.Beat(ctx)); err != nil && ctx.Err() == nil {
 			return err
 		}
 		systemd.Notify("WATCHDOG=1")
-		sleep := schedule.MaxSleep
+		sleep := d.sleeps
 		if w := systemd.Watchdog(); w > 0 {
 			sleep = min(sleep, w/3)
 		}
@@ -188,17 +217,18 @@ func (d *Daemon) loop(ctx context.Context) error {
 	return nil
 }
 
-// watch makes every dataset known, so that it can be overdue.
-func (d *Daemon) watch(ctx context.Context) error {
+// know makes every dataset known, so that it can be overdue, and forgets the
+// alarms of those that the configuration has no more.
+func (d *Daemon) know(ctx context.Context) error {
 	for _, t := range d.current() {
-		if t.Tenant == "" { // of the box
+		if t.Dataset == "" { // of the box, or of a tenant
 			continue
 		}
 		if err := d.c.DB.Watch(ctx, t.Tenant, t.Dataset); err != nil {
 			return err
 		}
 	}
-	return nil
+	return d.forgetAlarms(ctx)
 }
 
 // takeUp goes on with what a process before this one left, runs and alarms.
@@ -302,16 +332,17 @@ func (d *Daemon) planAgain() {
 // Reload reads the configuration again. What runs goes on with the old one; a
 // mistake changes nothing.
 func (d *Daemon) Reload(ctx context.Context) error {
-	tasks, err := d.c.Tasks()
+	tasks, err := d.read()
 	if err != nil {
 		return err
 	}
 	d.mu.Lock()
 	d.tasks = tasks
 	d.mu.Unlock()
-	if err := d.watch(ctx); err != nil {
+	if err := d.know(ctx); err != nil {
 		return err
 	}
 	d.planAgain()
-	return nil
+	// The runs outlive whoever asked.
+	return d.examineNew(context.WithoutCancel(ctx))
 }

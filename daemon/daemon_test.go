@@ -34,11 +34,17 @@ type desk struct {
 
 // Messages makes one of each event, by which a test sees it in the outbox.
 func (k *desk) Messages(e notify.Event) ([]state.Message, error) {
+	if e.Kind <= notify.Alive {
+		return nil, nil // of switches
+	}
 	text := e.Kind.String() + " " + e.Dataset.String()
 	return []state.Message{{Event: text + e.Time.String(), Channel: "test", Body: text}}, nil
 }
 
-func (k *desk) Wake() {}
+func (k *desk) Wake()                                {}
+func (k *desk) People() bool                         { return false }
+func (k *desk) SendTestAlarm(context.Context) error  { return nil }
+func (k *desk) CheckTestAlarm(context.Context) error { return nil }
 
 // hears waits until the outbox has these, in this order.
 func (k *desk) hears(want ...string) {
@@ -133,7 +139,7 @@ func (k *desk) start() {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	if k.Daemon, err = New(Config{DB: db, Tasks: k.tasks, Tell: k, Names: names, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: k.clock}); err != nil {
+	if k.Daemon, err = New(Config{DB: db, Tasks: k.tasks, Tell: k, Names: func() notify.Names { return names }, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: k.clock}); err != nil {
 		k.t.Fatal(err)
 	}
 	for _, dataset := range []string{"one", "two"} {

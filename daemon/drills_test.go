@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 // days, or one ended badly.
 func TestDrillsOfTheBoxAreMissed(t *testing.T) {
 	tasks, err := TasksOf(&job.Site{Config: &config.Config{}}, "test")
+	tasks = slices.DeleteFunc(tasks, func(t Task) bool { return t.Within == 0 })
 	if err != nil || len(tasks) != 2 || tasks[0].Job != "must-fail:box" || tasks[1].Job != "cold:box" {
 		t.Fatalf("%+v, %v", tasks, err)
 	}

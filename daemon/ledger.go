@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"strongroom/daemon/job"
+	"strongroom/daemon/notify"
 	"strongroom/daemon/state"
 )
 
@@ -81,12 +82,14 @@ func waitFor(ctx context.Context, c <-chan struct{}, d time.Duration) bool {
 // alarm raises an alarm of the box, or with no error ends it.
 func (d *Daemon) alarm(ctx context.Context, key string, why error) {
 	var err error
+	told := false
 	if why == nil {
-		_, err = d.c.DB.Clear(ctx, key)
+		told, err = d.c.DB.Clear(ctx, key, d.messages(notify.Event{Kind: notify.Recovered, Was: notify.LedgerTrouble, Time: d.c.Now()})...)
 	} else {
 		d.c.Log.Error(key, "error", why)
-		_, _, err = d.c.DB.Raise(ctx, state.Alarm{Key: key, Kind: "ledger", Reason: why.Error()})
+		_, told, err = d.c.DB.Raise(ctx, state.Alarm{Key: key, Kind: "ledger", Reason: why.Error()}, d.messages(notify.Event{Kind: notify.LedgerTrouble, Time: d.c.Now()})...)
 	}
+	d.wakeTeller(told)
 	if err != nil {
 		d.c.Log.Error("alarm not recorded", "alarm", key, "error", err)
 	}

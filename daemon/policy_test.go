@@ -84,11 +84,13 @@ var allowed = map[string][]string{
 	"daemon/state":          {},                                                                  // job copies and restores it: the box's own state is a dataset too
 	"daemon/drill":          {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
 	"daemon/drill/sandbox":  {},
-	"daemon/notify":         {"daemon/state"},                                                                                                                                                                                                                                                                             // its outbox
-	"daemon/doctor":         {"source"},                                                                                                                                                                                                                                                                                   // the words of findings
+	"daemon/notify":         {"daemon/state"}, // its outbox
+	"daemon/doctor":         {"source"},       // the words of findings
+	"daemon/plain":          {},
+	"daemon/metrics":        {"daemon", "daemon/notify", "daemon/state"},                                                                                                                                                                                                                                                  // shows what the daemon's overview has
 	"daemon/walls":          {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
 	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
-	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/notify", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
+	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
 	"systemd":               {},
 	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"systemd/systemdtest":   {}, // sees a box from outside
@@ -101,7 +103,7 @@ var allowed = map[string][]string{
 var starters = regexp.MustCompile(`^(source/(postgres|command)(/.*)?|repo/store/storetest|daemon/drill/sandbox(/sandboxtest)?|daemon/cmd/(bench|demo)|source/mariadb/mariadbtest|source/remote/ssh/sshtest|systemd/systemdtest)$`)
 
 // networked may speak HTTP.
-var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/notify)$`)
+var networked = regexp.MustCompile(`^(repo/store/(s3|storetest)|daemon/api|daemon/metrics|daemon/notify)$`)
 
 type goPackage struct {
 	ImportPath, Dir, Doc string
@@ -193,7 +195,7 @@ var direct = []string{
 	"github.com/jackc/pgx/v5", "github.com/klauspost/compress", "github.com/klauspost/reedsolomon", "github.com/minio/minio-go/v7",
 	"github.com/pelletier/go-toml/v2", "github.com/spf13/cobra", "github.com/zeebo/blake3", "golang.org/x/crypto", "golang.org/x/mod", "golang.org/x/sync", "golang.org/x/sys", "github.com/go-sql-driver/mysql",
 	"golang.org/x/term", "modernc.org/sqlite", "rsc.io/qr",
-	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail",
+	"github.com/landlock-lsm/go-landlock", "github.com/robfig/cron/v3", "github.com/pressly/goose/v3", "github.com/wneessen/go-mail", "github.com/prometheus/client_golang",
 	"codeberg.org/go-pdf/fpdf",
 	// tests
 	"github.com/rogpeppe/go-internal", "go.uber.org/goleak", "github.com/johannesboyne/gofakes3",

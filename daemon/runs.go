@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
+	"strongroom/daemon/notify"
 	"strongroom/daemon/state"
 )
 
@@ -23,7 +25,9 @@ func (d *Daemon) start(ctx context.Context, id state.RunID, t Task) {
 	d.running[id] = e
 	d.runs.Add(1)
 	d.mu.Unlock()
-	d.c.Log.Info("begins", "run", id, "job", t.Job)
+	d.c.Log.Info("run begins", "run", id, "job", t.Job)
+	d.publish(Happening{What: "begins", Run: id, Job: t.Job})
+	d.signal(ctx, notify.Started, t)
 	go func() {
 		defer d.runs.Done()
 		defer cancel()
@@ -38,13 +42,14 @@ func (d *Daemon) start(ctx context.Context, id state.RunID, t Task) {
 // execute does the work of a run and records how it ended. When the daemon ends
 // before, nothing is recorded: the next start goes on with it.
 func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
-	outcome, reason, err := d.do(ctx, id, e.task)
+	r := &reporter{d: d, id: id, task: e.task}
+	outcome, reason, err := d.do(ctx, r, e.task)
 	d.mu.Lock()
 	cancelled := e.cancelled
 	d.mu.Unlock()
 	switch {
 	case ctx.Err() != nil && err != nil && !cancelled:
-		d.c.Log.Info("stopped, to be taken up", "run", id, "job", e.task.Job)
+		d.c.Log.Info("run stopped, to be taken up", "run", id, "job", e.task.Job)
 		return
 	case cancelled && err != nil:
 		outcome, reason = state.Cancelled, "cancelled by hand"
@@ -52,16 +57,33 @@ func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 		outcome, reason = state.Failed, err.Error()
 	}
 	// It has happened, whatever ends now.
-	if err := d.c.DB.Finish(context.WithoutCancel(ctx), id, outcome, reason); err != nil {
+	if e.task.Kind == state.Backup && (outcome == state.OK || outcome == state.Partial) {
+		r.tell = append(r.tell, d.messages(d.event(notify.Succeeded, e.task))...)
+	}
+	if err := d.c.DB.Finish(context.WithoutCancel(ctx), id, outcome, reason, r.tell...); err != nil {
 		d.c.Log.Error("how a run ended could not be recorded", "run", id, "outcome", outcome, "error", err)
 		d.mu.Lock()
 		d.lost = fmt.Errorf("how run %d ended could not be recorded: %w", id, err)
 		d.mu.Unlock()
 		return
 	}
+	d.wakeTeller(len(r.tell) > 0)
 	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason)
 	d.recatalogue(ctx, e.task, outcome)
-	d.c.Log.Info("ended", "run", id, "job", e.task.Job, "outcome", outcome, "reason", reason)
+	level := slog.LevelInfo
+	if outcome == state.Failed {
+		level = slog.LevelWarn // what a person has to do about it is an alarm's to say
+	}
+	d.c.Log.Log(context.Background(), level, "run ended", "run", id, "job", e.task.Job, "outcome", string(outcome), "reason", d.plain(reason))
+	d.publish(Happening{What: "ended", Run: id, Job: e.task.Job, Outcome: string(outcome), Reason: reason})
+}
+
+// plain is what a log may have of a reason.
+func (d *Daemon) plain(reason string) string {
+	if d.c.Plain == nil {
+		return reason
+	}
+	return d.c.Plain(reason)
 }
 
 // recatalogue keeps names and times that can be read without the stores. It is a
@@ -89,19 +111,21 @@ func (d *Daemon) unrecorded() error {
 }
 
 // do is the task's own work; a panic in it fails the run and not the daemon.
-func (d *Daemon) do(ctx context.Context, id state.RunID, t Task) (outcome state.Outcome, reason string, err error) {
+func (d *Daemon) do(ctx context.Context, r Reporter, t Task) (outcome state.Outcome, reason string, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("internal error: %v", p)
 		}
 	}()
-	return t.Do(ctx, &reporter{d: d, id: id})
+	return t.Do(ctx, r)
 }
 
 // reporter writes to the database, not more often than somebody looks.
 type reporter struct {
-	d  *Daemon
-	id state.RunID
+	d    *Daemon
+	id   state.RunID
+	task Task
+	tell []state.Message // with how it ends; of the run's own goroutine
 
 	mu   sync.Mutex
 	last time.Time // guarded by mu
@@ -113,6 +137,8 @@ func (r *reporter) Phase(name string) {
 	if err := r.d.c.DB.Phase(context.Background(), r.id, name); err != nil {
 		r.d.c.Log.Warn("phase not recorded", "run", r.id, "error", err)
 	}
+	r.d.c.Log.Debug("run enters phase", "run", r.id, "job", r.task.Job, "phase", name)
+	r.d.publish(Happening{What: "phase", Run: r.id, Job: r.task.Job, Phase: name})
 }
 
 func (r *reporter) Progress(done, total int64) {
@@ -129,6 +155,17 @@ func (r *reporter) Progress(done, total int64) {
 	if err := r.d.c.DB.Progress(context.Background(), r.id, done, total); err != nil {
 		r.d.c.Log.Warn("progress not recorded", "run", r.id, "error", err)
 	}
+	r.d.publish(Happening{What: "progress", Run: r.id, Job: r.task.Job, Done: done, Total: total})
+}
+
+func (r *reporter) Keep(found any) {
+	if err := r.d.c.DB.Keep(context.Background(), r.id, found); err != nil {
+		r.d.c.Log.Warn("what a run found is not kept", "run", r.id, "error", err)
+	}
+}
+
+func (r *reporter) Settle(kind notify.Kind, now []Trouble) {
+	r.d.settle(context.Background(), r.id, r.task, kind, now)
 }
 
 // stop ends what runs, at its next checkpoint.

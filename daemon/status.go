@@ -25,6 +25,10 @@ type DatasetStatus struct {
 	Drill     *time.Time `json:"last_drill,omitempty"`
 	Outcome   string     `json:"drill,omitempty"`
 	Run       *RunStatus `json:"run,omitempty"` // that goes on
+	// Margin is how many stores may be lost before a snapshot is, by the last
+	// check, and Planned how many should.
+	Margin  *int `json:"margin,omitempty"`
+	Planned *int `json:"planned,omitempty"`
 }
 
 // A RunStatus is a run as it is told.
@@ -114,14 +118,18 @@ func (t Task) status(h state.Health, running []state.Run, now time.Time) Dataset
 	return s
 }
 
-// overdue says by how much success is overdue, and why. What never succeeded is
-// overdue from when it was first seen.
+// overdue says by how much success is overdue, and why.
 func (t Task) overdue(h state.Health, now time.Time) (by time.Duration, why string, overdue bool) {
-	last := h.LastSuccess
-	if last.IsZero() {
-		last = h.Since
+	return schedule.Overdue(now, t.since(h), t.Spec.Period())
+}
+
+// since is the last success. What never succeeded is overdue from when it was
+// first seen.
+func (t Task) since(h state.Health) time.Time {
+	if h.LastSuccess.IsZero() {
+		return h.Since
 	}
-	return schedule.Overdue(now, last, t.Spec.Period())
+	return h.LastSuccess
 }
 
 // Runs returns the last runs, newest first; of one dataset, or of all.

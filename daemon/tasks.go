@@ -51,7 +51,8 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 				}})
 		}
 	}
-	return append(out, boxDrills(s, "strongroom "+version)...), nil
+	more, err := roundsOf(s)
+	return append(append(out, boxDrills(s, "strongroom "+version)...), more...), err
 }
 
 // backup takes a snapshot, and does what a snapshot makes possible: it renews
@@ -63,6 +64,7 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 	if err != nil {
 		return "", "", err
 	}
+	r.Keep(Amounts{done.Catalogue.Read, done.Catalogue.New, done.Catalogue.Stored, done.Catalogue.Coded})
 	outcome, reasons := state.OK, []string{"snapshot " + done.Snapshot}
 	if !done.Complete() {
 		outcome = state.Partial

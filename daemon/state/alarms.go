@@ -198,3 +198,12 @@ func (d *DB) alarms(ctx context.Context, where string, args ...any) ([]Alarm, er
 	}
 	return out, rows.Err()
 }
+
+// LastAnswered is when a person last answered a test alarm; zero: never.
+func (d *DB) LastAnswered(ctx context.Context) (time.Time, error) {
+	var at sql.NullInt64
+	if err := d.r.QueryRowContext(ctx, `SELECT max(acked) FROM alarms WHERE code IS NOT NULL AND cleared = acked`).Scan(&at); err != nil {
+		return time.Time{}, fmt.Errorf("last answer: %w", err)
+	}
+	return when(at), nil
+}

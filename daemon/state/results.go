@@ -126,3 +126,22 @@ func (d *DB) Tallies(ctx context.Context) ([]Tally, error) {
 func (d *DB) RunsSince(ctx context.Context, since time.Time) ([]Run, error) {
 	return d.runs(ctx, `WHERE finished > ? ORDER BY id`, ms(since))
 }
+
+// Seen says since when each job is known.
+func (d *DB) Seen(ctx context.Context) (map[string]time.Time, error) {
+	rows, err := d.r.QueryContext(ctx, `SELECT job, since FROM jobs`)
+	if err != nil {
+		return nil, fmt.Errorf("list jobs: %w", err)
+	}
+	defer rows.Close()
+	out := map[string]time.Time{}
+	for rows.Next() {
+		var job string
+		var since sql.NullInt64
+		if err := rows.Scan(&job, &since); err != nil {
+			return nil, fmt.Errorf("list jobs: %w", err)
+		}
+		out[job] = when(since)
+	}
+	return out, rows.Err()
+}

@@ -1,13 +1,8 @@
 package main
 
 import (
-	"cmp"
-	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -17,81 +12,9 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/rescue"
-	"strongroom/daemon"
 	"strongroom/daemon/config"
-	"strongroom/daemon/notify"
 	"strongroom/daemon/state"
 )
-
-// control is what the socket answers from: the daemon, and who tells people.
-type control struct {
-	*daemon.Daemon
-	c     *config.Config
-	tell  *notify.Notifier
-	names notify.Names
-}
-
-func newControl(c *config.Config, db *state.DB, log *slog.Logger) (*control, error) {
-	var configured []string
-	for _, s := range c.Stores {
-		configured = append(configured, s.Name)
-	}
-	for _, t := range c.Tenants {
-		configured = append(configured, t.Name)
-		for _, d := range t.Datasets {
-			configured = append(configured, d.Name)
-		}
-	}
-	names, err := notify.NewNames(configured...)
-	if err != nil {
-		return nil, err
-	}
-	how := c.Notify
-	if how.Box == "" {
-		host, _ := os.Hostname()
-		how.Box, _, _ = strings.Cut(strings.ToLower(host), ".")
-		how.Box = cmp.Or(how.Box, "box")
-	}
-	tell, err := notify.New(how, notify.Deps{DB: db, Now: time.Now, Rand: rand.Reader, Log: log, Location: time.Local})
-	if err != nil {
-		return nil, exit.With(exit.Usage, fmt.Errorf("%s: notify: %w", c.Path, err))
-	}
-	return &control{c: c, tell: tell, names: names}, nil
-}
-
-// TestNotify sends a sample, about the first dataset.
-func (c *control) TestNotify(ctx context.Context, kind string) ([]string, error) {
-	k, err := notify.ParseKind(kind)
-	if err != nil {
-		return nil, err
-	}
-	t := c.c.Tenants[0]
-	if len(t.Datasets) == 0 {
-		return nil, errors.New("the first tenant has no dataset")
-	}
-	level, err := notify.ParseLevel(t.Level)
-	if err != nil {
-		return nil, err
-	}
-	all, err := c.tell.Test(ctx, notify.Sample(k, c.names.Of(t.Name), c.names.Of(t.Datasets[0].Name), c.names.Of(c.c.Stores[0].Name), level, time.Now()))
-	if err != nil {
-		return nil, err
-	}
-	out := []string{}
-	for _, x := range all {
-		if x.Err != nil {
-			out = append(out, fmt.Sprintf("%s: FAILED: %v", x.Way, x.Err))
-		} else {
-			out = append(out, x.Way+": taken")
-		}
-	}
-	return out, nil
-}
-
-// Answer takes the code of a test alarm.
-func (c *control) Answer(ctx context.Context, code, who string) error {
-	return c.tell.Answer(ctx, code, who)
-}
 
 func (a *app) alarmsCommand() *cobra.Command {
 	c := &cobra.Command{

@@ -23,7 +23,6 @@ import (
 	"strongroom/daemon"
 	"strongroom/daemon/api"
 	"strongroom/daemon/config"
-	"strongroom/daemon/job"
 	"strongroom/daemon/state"
 	"strongroom/systemd"
 )
@@ -45,14 +44,13 @@ with what was not finished; SIGHUP reads the configuration again.`,
 }
 
 func (a *app) runDaemon(ctx context.Context, confined bool) error {
-	// Text for a terminal and for the journal, which has the time itself.
-	log := slog.New(slog.NewTextHandler(a.ui.Err(), &slog.HandlerOptions{ReplaceAttr: withoutTime}))
+	level := &slog.LevelVar{}
+	log := a.newLog(level)
 	site, err := a.site()
 	if err != nil {
 		return err
 	}
 	defer site.Close()
-	site.Log = func(format string, args ...any) { log.Info(fmt.Sprintf(format, args...)) }
 	if confined {
 		if err := confine(ctx, site.Config, log); err != nil {
 			return err
@@ -63,40 +61,29 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 		return err
 	}
 	defer db.Close()
-	c, err := newControl(site.Config, db, log)
+	c, err := a.newControl(site, db, log, level, confined)
 	if err != nil {
 		return err
 	}
-	kept := &keptLedger{}
-	kept.Store(site)
-	kept.LedgerChanged() // from now on it is copied there, and not by who acts
-	c.Daemon, err = daemon.New(daemon.Config{DB: db, Tasks: a.tasks(site, confined, kept), Tell: c.tell, Names: c.names, Log: log, Now: time.Now})
-	if err != nil {
-		return err
-	}
+	site.Log = c.says
 	l, err := api.Listen(site.Config.ControlSocket())
 	if err != nil {
 		return err
 	}
-	log.Info("begins", "version", version, "socket", site.Config.ControlSocket())
+	log.Info("daemon begins", "version", version, "socket", site.Config.ControlSocket())
+	c.serveMetrics(c.force.Load())
+	defer func() { c.stopMetrics() }()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return api.Serve(gctx, l, c) })
-	g.Go(func() error { return c.tell.Run(gctx) })
-	g.Go(func() error { return c.KeepLedger(gctx, kept) })
-	g.Go(func() error { reloads(gctx, c.Daemon, log); return nil })
+	g.Go(func() error { return c.deliver(gctx) })
+	g.Go(func() error { return c.KeepLedger(gctx, c.kept) })
+	g.Go(func() error { reloads(gctx, c, log); return nil })
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil && !errors.Is(err, daemon.ErrRestart) {
 		return err
 	}
-	log.Info("ends")
+	log.Info("daemon ends")
 	return nil
-}
-
-func withoutTime(groups []string, a slog.Attr) slog.Attr {
-	if len(groups) == 0 && a.Key == slog.TimeKey && os.Getenv("JOURNAL_STREAM") != "" {
-		return slog.Attr{}
-	}
-	return a
 }
 
 // keptLedger is the ledger on the stores of the newest configuration.
@@ -107,32 +94,8 @@ func (k *keptLedger) CopyLedger(ctx context.Context) (job.Copied, error) {
 	return k.Load().CopyLedger(ctx)
 }
 
-// tasks reads the configuration anew; the box's keys stay open.
-func (a *app) tasks(first *job.Site, confined bool, kept *keptLedger) func() ([]daemon.Task, error) {
-	return func() ([]daemon.Task, error) {
-		c, err := a.load()
-		if err != nil {
-			return nil, err
-		}
-		if c.StateDir != first.Config.StateDir {
-			return nil, exit.With(exit.Usage, errors.New("state_dir cannot change while the daemon runs"))
-		}
-		if confined {
-			if err := stillConfined(c, first.Config); err != nil {
-				return nil, err
-			}
-		}
-		s, err := first.With(c, job.Actor{Name: "strongroom", Role: "daemon", Source: "schedule"})
-		if err != nil {
-			return nil, err
-		}
-		kept.Store(s)
-		return daemon.TasksOf(s, version)
-	}
-}
-
 // reloads reads the configuration again on SIGHUP. A bad one changes nothing.
-func reloads(ctx context.Context, d *daemon.Daemon, log *slog.Logger) {
+func reloads(ctx context.Context, d *control, log *slog.Logger) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -143,7 +106,7 @@ func reloads(ctx context.Context, d *daemon.Daemon, log *slog.Logger) {
 		case <-hup:
 			systemd.Notify("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemd.Monotonic()))
 			if err := d.Reload(ctx); err != nil {
-				log.Error("the configuration was not taken; the old one goes on", "error", err)
+				log.Error("the configuration was not taken", "error", err, "goes_on", "the old one")
 			} else {
 				log.Info("the configuration was read again")
 			}
