@@ -73,7 +73,7 @@ func (d *Daemon) digest(ctx context.Context, r Reporter, spec *schedule.Spec) (s
 		return "", "", err
 	}
 	for _, a := range open {
-		if _, err := notify.ParseKind(a.Kind); err == nil { // not the test alarm that waits
+		if !Waits(a) {
 			w.Alarms++
 		}
 	}

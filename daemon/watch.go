@@ -11,8 +11,8 @@ import (
 // A Happening is what somebody who watches is told.
 type Happening struct {
 	Time time.Time `json:"time"`
-	// What is "goes on" (of a run that had begun before), "begins", "phase",
-	// "progress", "ended", "alarm" or "alarm over".
+	// What is "goes on" (of a run that had begun before), "ready" (those are all),
+	// "begins", "phase", "progress", "ended", "alarm" or "alarm over".
 	What    string      `json:"what"`
 	Run     state.RunID `json:"run,omitempty"`
 	Job     string      `json:"job,omitempty"`
@@ -73,6 +73,9 @@ func (d *Daemon) Watch(ctx context.Context, tell func(Happening) error) error {
 		if err := tell(Happening{Time: d.c.Now(), What: "goes on", Run: r.ID, Job: r.Job, Phase: r.Phase, Done: r.Done, Total: r.Total}); err != nil {
 			return err
 		}
+	}
+	if err := tell(Happening{Time: d.c.Now(), What: "ready"}); err != nil {
+		return err
 	}
 	for {
 		select {

@@ -194,7 +194,7 @@ func TestWeeksOfDigestsAndTestAlarms(t *testing.T) {
 		}
 		// The test alarm that waits for an answer is no trouble of the box; that
 		// nobody answered is.
-		if w := k.told("webhook two")[3].Week; digests != 3 || w.Alarms != 0 {
+		if w := k.told("webhook two")[3].Week; digests != 3 || w.Alarms != 1 {
 			t.Errorf("%d digests, the last with %d alarms", digests, w.Alarms)
 		}
 		o, err := k.Overview(t.Context())

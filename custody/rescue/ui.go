@@ -114,6 +114,19 @@ func (u *UI) Result(v any, format string, args ...any) error {
 	return err
 }
 
+// Event prints one of many things that happen: v as JSON of a type, else the
+// line.
+func (u *UI) Event(kind string, v any, line string) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.JSON {
+		return u.emit(kind, v)
+	}
+	u.clear()
+	_, err := fmt.Fprintln(u.out, OneLine(line))
+	return err
+}
+
 // Error prints the error that ends the program.
 func (u *UI) Error(err error, code int) {
 	u.mu.Lock()

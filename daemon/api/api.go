@@ -26,9 +26,13 @@ import (
 // A Control is what can be asked of a daemon; *daemon.Daemon is one. Methods may
 // be called concurrently.
 type Control interface {
-	Status(ctx context.Context) ([]daemon.DatasetStatus, error)
+	Overview(ctx context.Context) (*daemon.Overview, error)
+	// Watch tells what happens until ctx ends or tell returns an error.
+	Watch(ctx context.Context, tell func(daemon.Happening) error) error
 	Runs(ctx context.Context, tenant, dataset string, n int) ([]daemon.RunStatus, error)
 	Plan(weeks int) []daemon.Planned
+	// Said are the last records of the log.
+	Said() []daemon.Said
 	Start(ctx context.Context, job string) (state.RunID, error)
 	Cancel(id state.RunID) error
 	Alarms(ctx context.Context) ([]state.Alarm, error)
@@ -149,7 +153,8 @@ func handler(c Control) http.Handler {
 			json.NewEncoder(w).Encode(v)
 		})
 	}
-	handle("GET /v1/status", func(r *http.Request, _ request) (any, error) { return c.Status(r.Context()) })
+	handle("GET /v1/overview", func(r *http.Request, _ request) (any, error) { return c.Overview(r.Context()) })
+	mux.HandleFunc("GET /v1/watch", func(w http.ResponseWriter, r *http.Request) { watch(w, r, c) })
 	handle("GET /v1/runs", func(r *http.Request, _ request) (any, error) {
 		n, err := number(r, "n", maxRuns)
 		if err != nil {
@@ -157,6 +162,7 @@ func handler(c Control) http.Handler {
 		}
 		return c.Runs(r.Context(), r.URL.Query().Get("tenant"), r.URL.Query().Get("dataset"), n)
 	})
+	handle("GET /v1/log", func(*http.Request, request) (any, error) { return c.Said(), nil })
 	handle("GET /v1/plan", func(r *http.Request, _ request) (any, error) {
 		n, err := number(r, "weeks", maxWeeks)
 		if err != nil {
@@ -263,9 +269,22 @@ type told struct {
 func (e *told) Error() string { return e.text }
 func (e *told) Unwrap() error { return e.is }
 
-// Status is that of the daemon.
-func (c *Client) Status(ctx context.Context) (out []daemon.DatasetStatus, err error) {
-	err = c.ask(ctx, http.MethodGet, "/v1/status", nil, nil, &out)
+// Overview is that of the daemon.
+func (c *Client) Overview(ctx context.Context) (*daemon.Overview, error) {
+	out := &daemon.Overview{}
+	err := c.ask(ctx, http.MethodGet, "/v1/overview", nil, nil, out)
+	return out, err
+}
+
+// Said are the last records of the daemon's log.
+func (c *Client) Said(ctx context.Context) (out []daemon.Said, err error) {
+	err = c.ask(ctx, http.MethodGet, "/v1/log", nil, nil, &out)
+	return out, err
+}
+
+// Plan is what the daemon plans, by the configuration that it has.
+func (c *Client) Plan(ctx context.Context, weeks int) (out []daemon.Planned, err error) {
+	err = c.ask(ctx, http.MethodGet, "/v1/plan", url.Values{"weeks": {strconv.Itoa(weeks)}}, nil, &out)
 	return out, err
 }
 

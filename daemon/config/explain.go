@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/pelletier/go-toml/v2"
@@ -90,6 +91,16 @@ var known = map[string][]string{
 	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
 	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
 	"tenant.dataset.keep":     {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
+}
+
+// Keys are all keys that a file may have, of whichever table.
+func Keys() []string {
+	var all []string
+	for _, of := range known {
+		all = append(all, of...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // nearest returns the known key of the same table with the smallest edit

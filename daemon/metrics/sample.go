@@ -136,8 +136,8 @@ func (s sample) room(o *daemon.Overview) {
 func (s sample) people(o *daemon.Overview) {
 	open, silent := map[string]int{}, 0
 	for _, a := range o.Alarms {
-		if _, err := notify.ParseKind(a.Kind); err != nil && a.Cleared.IsZero() && a.Code != "" {
-			continue // a test alarm that waits for its answer
+		if daemon.Waits(a) {
+			continue
 		}
 		open[strings.ReplaceAll(a.Kind, " ", "-")]++
 		if a.Acked.IsZero() && a.MutedUntil.IsZero() {

@@ -14,9 +14,12 @@ import (
 // answerWithin is how long people have for an answer to a test alarm.
 const answerWithin = 72 * time.Hour
 
-// The kinds of alarms that are kept for test alarms.
+// TestKind is the kind of the alarm that a test alarm is kept as until it is
+// answered.
+const TestKind = "test alarm"
+
 const (
-	testKind       = "test alarm"
+	testKind       = TestKind
 	unansweredKind = "test alarm unanswered"
 )
 

@@ -35,6 +35,12 @@ type Filter struct {
 // New makes a filter that lets names through, as what they are mapped to.
 func New(names map[string]string) *Filter { return &Filter{names} }
 
+// Named returns what a name is mapped to.
+func (f *Filter) Named(name string) (string, bool) {
+	to, ok := f.names[name]
+	return to, ok
+}
+
 // gap stands for what was taken out.
 const gap = "…"
 

@@ -14,26 +14,30 @@ type AlarmID int64
 
 // An Alarm is something that is wrong and that a person has to know.
 type Alarm struct {
-	ID AlarmID
+	ID AlarmID `json:"id"`
 	// Key says what is wrong with what, "overdue acme/crm". One of a key is open.
-	Key             string
-	Kind            string
-	Tenant, Dataset string
+	Key     string `json:"key"`
+	Kind    string `json:"kind"`
+	Tenant  string `json:"tenant,omitempty"`
+	Dataset string `json:"dataset,omitempty"`
 	// Reason is for the box's own pages; it is not sent.
-	Reason string
-	// Code, of a test alarm, proves that a person got it, by Channel.
-	Code, Channel string
+	Reason string `json:"reason,omitempty"`
+	// Code, of a test alarm, proves that a person got it, by Channel: so it is
+	// nowhere but in the message.
+	Code    string `json:"-"`
+	Channel string `json:"channel,omitempty"`
 
-	Raised, Seen time.Time
-	Times        int       // how often it was raised
-	Notified     time.Time // zero: muted when it was raised
-	Acked        time.Time
-	AckedBy      string
-	AckReason    string
-	MutedUntil   time.Time // of the mute in force
-	MutedBy      string
-	MuteReason   string
-	Cleared      time.Time // zero: open
+	Raised     time.Time `json:"raised"`
+	Seen       time.Time `json:"seen"`
+	Times      int       `json:"times"`             // how often it was raised
+	Notified   time.Time `json:"notified,omitzero"` // zero: muted when it was raised
+	Acked      time.Time `json:"acked,omitzero"`
+	AckedBy    string    `json:"acked_by,omitempty"`
+	AckReason  string    `json:"ack_reason,omitempty"`
+	MutedUntil time.Time `json:"muted_until,omitzero"` // of the mute in force
+	MutedBy    string    `json:"muted_by,omitempty"`
+	MuteReason string    `json:"mute_reason,omitempty"`
+	Cleared    time.Time `json:"cleared,omitzero"` // zero: open
 }
 
 // ErrNoReason is of an act that nobody stands for.

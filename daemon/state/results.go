@@ -52,17 +52,18 @@ func (d *DB) Result(ctx context.Context, id RunID, into any) error {
 // Ends is how the runs of one job ended so far. What was skipped or cancelled
 // says nothing and is not among them.
 type Ends struct {
-	Job             string
-	Kind            Kind
-	Tenant, Dataset string
-	Good            time.Time     // the last that was ok or partial
-	Whole           time.Time     // the last that was ok
-	Bad             time.Time     // the last that failed or was interrupted
-	Last            RunID         // that ended, whichever way
-	LastOutcome     Outcome       // of it
-	LastFinished    time.Time     // of it
-	Took            time.Duration // it took
-	Found           RunID         // the last that left a result; 0: none
+	Job          string        `json:"job"`
+	Kind         Kind          `json:"kind"`
+	Tenant       string        `json:"tenant,omitempty"`
+	Dataset      string        `json:"dataset,omitempty"`
+	Good         time.Time     `json:"good,omitzero"`  // the last that was ok or partial
+	Whole        time.Time     `json:"whole,omitzero"` // the last that was ok
+	Bad          time.Time     `json:"bad,omitzero"`   // the last that failed or was interrupted
+	Last         RunID         `json:"last,omitempty"` // that ended, whichever way
+	LastOutcome  Outcome       `json:"last_outcome,omitempty"`
+	LastFinished time.Time     `json:"last_finished,omitzero"`
+	Took         time.Duration `json:"took,omitempty"`  // in nanoseconds
+	Found        RunID         `json:"found,omitempty"` // the last that left a result; 0: none
 }
 
 // Ends returns them for all jobs that ever ran, by name.
@@ -99,9 +100,9 @@ func (d *DB) Ends(ctx context.Context) ([]Ends, error) {
 
 // A Tally is how many runs of a kind ended in one way.
 type Tally struct {
-	Kind    Kind
-	Outcome Outcome
-	N       int64
+	Kind    Kind    `json:"kind"`
+	Outcome Outcome `json:"outcome"`
+	N       int64   `json:"n"`
 }
 
 // Tallies counts all runs that ever ended.

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,7 @@ import (
 // configuration that is in force.
 type control struct {
 	*daemon.Daemon
+	*daemon.Recent
 	a     *app
 	first *job.Site // its keys stay open
 
@@ -59,8 +61,9 @@ type inForce struct {
 	listener net.Listener
 }
 
-func (a *app) newControl(site *job.Site, db *state.DB, log *slog.Logger, level *slog.LevelVar, confined bool) (*control, error) {
-	c := &control{kept: &keptLedger{}, a: a, confined: confined, first: site, db: db, log: log, level: level, turned: make(chan struct{}, 1), stopMetrics: func() {}}
+func (a *app) newControl(site *job.Site, db *state.DB, records *daemon.Recent, level *slog.LevelVar, confined bool) (*control, error) {
+	log := slog.New(records)
+	c := &control{kept: &keptLedger{}, Recent: records, a: a, confined: confined, first: site, db: db, log: log, level: level, turned: make(chan struct{}, 1), stopMetrics: func() {}}
 	key, err := pseudonymKey(site.Config.StateDir)
 	if err != nil {
 		return nil, err
@@ -95,7 +98,7 @@ func (c *control) prepare(cfg *config.Config) (*inForce, error) {
 			return nil, err
 		}
 	}
-	configured := clientsOf(cfg)
+	configured := append(clientsOf(cfg), config.SelfTenant, config.SelfDataset)
 	for _, s := range cfg.Stores {
 		configured = append(configured, s.Name)
 	}
@@ -138,6 +141,9 @@ func (c *control) says(format string, args ...any) {
 // them.
 func clientsOf(c *config.Config) (out []string) {
 	for _, t := range c.Tenants {
+		if t.Name == config.SelfTenant { // nobody's
+			continue
+		}
 		out = append(out, t.Name)
 		for _, d := range t.Datasets {
 			out = append(out, d.Name)
@@ -231,7 +237,8 @@ func (c *control) serveMetrics(f *inForce) {
 
 // label is what stands for the name of a tenant or a dataset in metrics.
 func (c *control) label(name string) string {
-	if c.force.Load().c.Metrics.Names {
+	f := c.force.Load()
+	if f.c.Metrics.Names || !slices.Contains(clientsOf(f.c), name) {
 		return name
 	}
 	return c.pseudonyms.Of(name)

@@ -45,7 +45,8 @@ with what was not finished; SIGHUP reads the configuration again.`,
 
 func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	level := &slog.LevelVar{}
-	log := a.newLog(level)
+	records := a.newLog(level)
+	log := slog.New(records)
 	site, err := a.site()
 	if err != nil {
 		return err
@@ -61,7 +62,7 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 		return err
 	}
 	defer db.Close()
-	c, err := a.newControl(site, db, log, level, confined)
+	c, err := a.newControl(site, db, records, level, confined)
 	if err != nil {
 		return err
 	}
@@ -156,76 +157,6 @@ func asked(err error) error {
 	return err
 }
 
-func (a *app) statusCommand() *cobra.Command {
-	var check bool
-	c := &cobra.Command{
-		Use:   "status",
-		Short: "Say how every dataset is doing",
-		Long: `Status asks the daemon how every dataset is doing. With --check it prints one line
-and exits as Nagios plugins do: 0 ok, 1 warning, 2 critical, 3 unknown.`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			client, err := a.client()
-			if err != nil {
-				return err
-			}
-			all, err := client.Status(cmd.Context())
-			if check {
-				return a.nagios(all, err)
-			}
-			if err != nil {
-				return asked(err)
-			}
-			return a.ui.Result(map[string]any{"datasets": all}, "%s", statusText(all))
-		},
-	}
-	c.Flags().BoolVar(&check, "check", false, "one line, and an exit code for monitoring")
-	return c
-}
-
-// nagios is the one place where an exit code is not that of the table.
-func (a *app) nagios(all []daemon.DatasetStatus, failed error) error {
-	if failed != nil {
-		return exit.With(3, fmt.Errorf("UNKNOWN: %w", failed))
-	}
-	var bad, warn []string
-	for _, s := range all {
-		name := s.Tenant + "/" + s.Dataset
-		switch s.State {
-		case "overdue", "failed":
-			bad = append(bad, name+" "+s.State)
-		case "never":
-			warn = append(warn, name+" has no snapshot yet")
-		}
-	}
-	switch {
-	case len(bad) > 0:
-		return exit.With(2, fmt.Errorf("CRITICAL: %s", strings.Join(append(bad, warn...), ", ")))
-	case len(warn) > 0:
-		return exit.With(1, fmt.Errorf("WARNING: %s", strings.Join(warn, ", ")))
-	}
-	return a.ui.Result(map[string]any{"datasets": all}, "OK: %s\n", rescue.Count(len(all), "dataset"))
-}
-
-func statusText(all []daemon.DatasetStatus) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DATASET\tSTATE\tLAST SNAPSHOT\tNEXT\tDRILLED\tNOTES")
-	for _, s := range all {
-		notes := s.Reason
-		if s.Run != nil {
-			notes = fmt.Sprintf("run %d: %s %s", s.Run.ID, s.Run.Phase, amount(s.Run.Done, s.Run.Total))
-		}
-		drilled := "never: not protected yet"
-		if s.Drill != nil {
-			drilled = day(*s.Drill) + " " + s.Outcome
-		}
-		fmt.Fprintf(w, "%s/%s\t%s\t%s\t%s\t%s\t%s\n", s.Tenant, s.Dataset, s.State, moment(s.Success), moment(s.Next), drilled, rescue.OneLine(notes))
-	}
-	w.Flush()
-	return b.String()
-}
-
 func amount(done, total int64) string {
 	switch {
 	case done == 0:
@@ -285,19 +216,25 @@ func (a *app) runsCommand() *cobra.Command {
 
 func (a *app) runCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "run TENANT/DATASET",
-		Short: "Have the daemon take a snapshot now",
-		Args:  cobra.ExactArgs(1),
+		Use:   "run TENANT/DATASET | JOB",
+		Short: "Have the daemon take a snapshot now, or do another of its jobs",
+		Long: `Run has the daemon take a snapshot now, or do another of its jobs, which
+strongroom schedule plan names: check:TENANT, doctor:TENANT/DATASET, rounds …`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := a.client()
 			if err != nil {
 				return err
 			}
-			id, err := client.Start(cmd.Context(), string(state.Backup)+":"+args[0])
+			job := args[0]
+			if !strings.Contains(job, ":") && strings.Contains(job, "/") {
+				job = string(state.Backup) + ":" + job
+			}
+			id, err := client.Start(cmd.Context(), job)
 			if err != nil {
 				return asked(err)
 			}
-			return a.ui.Result(map[string]any{"run": id}, "run %d begins; strongroom runs says how it ends\n", id)
+			return a.ui.Result(map[string]any{"run": id}, "run %d begins; strongroom watch %d follows it\n", id, id)
 		},
 	}
 }
@@ -326,36 +263,55 @@ func (a *app) cancelCommand() *cobra.Command {
 
 func (a *app) scheduleCommand() *cobra.Command {
 	weeks := 10
-	preview := &cobra.Command{
-		Use:   "preview",
-		Short: "List what is planned",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if weeks < 1 || weeks > 520 {
-				return exit.With(exit.Usage, errors.New("--weeks is not 1 to 520"))
-			}
-			site, err := a.site()
-			if err != nil {
-				return err
-			}
-			defer site.Close()
-			tasks, err := daemon.TasksOf(site, version)
-			if err != nil {
-				return err
-			}
-			all := daemon.Preview(tasks, time.Now(), weeks)
-			var b strings.Builder
-			w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "PLANNED\tBEGINS\tJOB\tNOTES")
-			for _, p := range all {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Planned.Format("Mon 2006-01-02 15:04 MST"), p.Due.Format("15:04:05"), p.Job, p.Note)
-			}
-			w.Flush()
-			return a.ui.Result(map[string]any{"planned": all}, "%s", b.String())
-		},
+	command := func(use, short string, list func(cmd *cobra.Command) ([]daemon.Planned, error)) *cobra.Command {
+		c := &cobra.Command{
+			Use:   use,
+			Short: short,
+			Args:  cobra.NoArgs,
+			RunE: func(cmd *cobra.Command, _ []string) error {
+				if weeks < 1 || weeks > 520 {
+					return exit.With(exit.Usage, errors.New("--weeks is not 1 to 520"))
+				}
+				all, err := list(cmd)
+				if err != nil {
+					return err
+				}
+				return a.ui.Result(map[string]any{"planned": all}, "%s", planText(all))
+			},
+		}
+		c.Flags().IntVar(&weeks, "weeks", weeks, "how far ahead")
+		return c
 	}
-	preview.Flags().IntVar(&weeks, "weeks", weeks, "how far ahead")
 	c := &cobra.Command{Use: "schedule", Short: "What the daemon will do when"}
-	c.AddCommand(preview)
+	c.AddCommand(command("preview", "List what the configuration file plans", func(*cobra.Command) ([]daemon.Planned, error) {
+		site, err := a.site()
+		if err != nil {
+			return nil, err
+		}
+		defer site.Close()
+		tasks, err := daemon.TasksOf(site, version)
+		if err != nil {
+			return nil, err
+		}
+		return daemon.Preview(tasks, time.Now(), weeks), nil
+	}), command("plan", "List what the daemon plans, by the configuration that it has", func(cmd *cobra.Command) ([]daemon.Planned, error) {
+		client, err := a.client()
+		if err != nil {
+			return nil, err
+		}
+		all, err := client.Plan(cmd.Context(), weeks)
+		return all, asked(err)
+	}))
 	return c
+}
+
+func planText(all []daemon.Planned) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "PLANNED\tBEGINS\tJOB\tNOTES")
+	for _, p := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", p.Planned.Local().Format("Mon 2006-01-02 15:04 MST"), p.Due.Local().Format("15:04:05"), p.Job, p.Note)
+	}
+	w.Flush()
+	return b.String()
 }

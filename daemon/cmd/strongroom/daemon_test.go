@@ -176,18 +176,18 @@ func TestStatusForMonitoring(t *testing.T) {
 	stores, paths := threeDirs(t)
 	b := newBox(t, stores, commandDataset("crm", "/bin/echo", "hello"))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
-	if o := b.run(3, "status", "--check"); !strings.Contains(o.stderr, "UNKNOWN") {
+	if o := b.run(3, "status", "--check"); !strings.HasPrefix(o.stdout, "UNKNOWN: no daemon runs") {
 		t.Error(o.stderr)
 	}
 	b.serve()
-	if o := b.run(1, "status", "--check"); !strings.Contains(o.stderr, "WARNING: acme/crm has no snapshot yet") {
+	if o := b.run(1, "status", "--check"); !strings.HasPrefix(o.stdout, "WARNING: acme/crm has no snapshot yet | ") {
 		t.Error(o.stderr)
 	}
 	b.run(0, "run", "acme/crm")
 	b.awaits("ok")
 	until(t, "the state of the box to be backed up", func() bool {
 		o, err := b.try(b.command("status", "--check"))
-		return err == nil && o.stdout == "OK: 2 datasets\n"
+		return err == nil && o.stdout == "OK: 2 datasets | datasets=2 alarms=0\n"
 	})
 	for _, p := range paths[:2] {
 		if err := os.Rename(p, p+".away"); err != nil {
@@ -197,7 +197,7 @@ func TestStatusForMonitoring(t *testing.T) {
 	b.run(0, "run", "acme/crm")
 	b.awaits("failed", "ok")
 	cmd := b.command("status", "--check")
-	if o, err := b.try(cmd); err != nil || o.code != 2 || !strings.Contains(o.stderr, "CRITICAL: acme/crm failed") {
+	if o, err := b.try(cmd); err != nil || o.code != 2 || !strings.HasPrefix(o.stdout, "CRITICAL: acme/crm failed | ") {
 		t.Errorf("%+v, %v", o, err)
 	}
 }

@@ -4,21 +4,22 @@ import (
 	"log/slog"
 	"os"
 
+	"strongroom/daemon"
 	"strongroom/systemd"
 )
 
 // newLog returns the daemon's log: entries with fields where stderr is the
 // journal, lines of text elsewhere.
-func (a *app) newLog(level *slog.LevelVar) *slog.Logger {
+func (a *app) newLog(level *slog.LevelVar) *daemon.Recent {
 	text := slog.NewTextHandler(a.ui.Err(), &slog.HandlerOptions{Level: level})
 	if f, ok := a.ui.Err().(*os.File); ok && systemd.ToJournal(f) {
 		j, err := systemd.NewJournal(systemd.JournalSocket, level, messageIDs, text)
 		if err == nil {
-			return slog.New(j)
+			return daemon.NewRecent(j)
 		}
 		slog.New(text).Warn("the journal takes no fields", "error", err)
 	}
-	return slog.New(text)
+	return daemon.NewRecent(text)
 }
 
 // messageIDs are how programs find what happened in the journal, whatever the
