@@ -64,7 +64,7 @@ func TestWhatABundleLeaves(t *testing.T) {
 		"README.txt": "read me\n",
 		"runs.json":  "{\n \"n-1\": [\n  {\n   \"at\": \"2026-01-04T02:30:00Z\",\n   \"job\": \"backup:n-1/n-2\",\n   \"n\": 1152921504606846976,\n   \"reason\": \"store \\\"nas\\\": (id, name)=(…)\"\n  }\n ]\n}\n",
 		"log.txt":    "time=2026-01-04T02:30:00.123Z level=INFO msg=run ended job=backup:n-1/n-2 reason=…\n…\n",
-		"away.json":  "not there: no daemon runs on this box (/…/n-1/control.…)\n",
+		"away.json":  "not there: no daemon runs on this box (/…/n-1/control.sock)\n",
 	} {
 		if got["strongroom-support/"+name] != want {
 			t.Errorf("%s:\n got %q\nwant %q", name, got["strongroom-support/"+name], want)
