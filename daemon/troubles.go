@@ -231,17 +231,28 @@ func (t Task) lastSuccess(health []state.Health, ends map[string]state.Ends, see
 // lookAgainAfter is how soon what a weekly run found wrong is looked at again.
 const lookAgainAfter = 20 * time.Hour
 
+// drillAgainAfter is how soon a drill is done again that said nothing about the
+// data: until one does, nobody knows more than before.
+const drillAgainAfter = time.Hour
+
 // lookAgain runs, a day later and not a week, what could find an alarm over:
 // whoever mended something wants to know that it is.
 func (d *Daemon) lookAgain(ctx context.Context, open []state.Alarm, ends map[string]state.Ends, now time.Time) {
 	for _, t := range d.current() {
 		last, ran := ends[t.Job]
+		if t.Kind == state.Drill && last.LastOutcome == state.Infra && now.Sub(last.LastFinished) >= drillAgainAfter {
+			d.startAgain(ctx, t)
+		}
 		if len(t.Settles) == 0 || !ran || now.Sub(last.LastFinished) < lookAgainAfter || t.Spec.Period() < 2*lookAgainAfter || !slices.ContainsFunc(open, t.settles) {
 			continue
 		}
-		if _, err := d.Start(ctx, t.Job); err != nil && !errors.Is(err, state.ErrRunning) && !errors.Is(err, state.ErrClaimed) {
-			d.c.Log.Error("what is wrong is not looked at again", "job", t.Job, "error", err)
-		}
+		d.startAgain(ctx, t)
+	}
+}
+
+func (d *Daemon) startAgain(ctx context.Context, t Task) {
+	if _, err := d.Start(ctx, t.Job); err != nil && !errors.Is(err, state.ErrRunning) && !errors.Is(err, state.ErrClaimed) {
+		d.c.Log.Error("it is not looked at again", "job", t.Job, "error", err)
 	}
 }
 

@@ -33,6 +33,7 @@ type calendar struct {
 	found  map[notify.Kind][]Trouble
 	checks int
 	fails  bool
+	drills []state.Outcome // what they show, one after the other; none: nothing is drilled
 }
 
 // testTasks are a dataset's backup, and a check whose troubles a test sets.
@@ -59,6 +60,15 @@ func (k *calendar) tasks() ([]Task, error) {
 		if out[i].Spec, err = schedule.Compile(schedule.Config{At: at}, out[i].Job, time.LoadLocation); err != nil {
 			return nil, err
 		}
+	}
+	if len(k.drills) > 0 {
+		drill := Task{Job: "drill:acme/crm", Kind: state.Drill, Tenant: "acme", Dataset: "crm", Spec: out[1].Spec,
+			Do: func(context.Context, Reporter) (state.Outcome, string, error) {
+				o := k.drills[0]
+				k.drills = k.drills[1:]
+				return o, "", nil
+			}}
+		out = append(out, drill)
 	}
 	return out, nil
 }
@@ -317,6 +327,27 @@ func TestAlarmsOfWhatIsGoneEnd(t *testing.T) {
 		}
 		if want := []string{"margin-lost acme/crm", "failed backup:acme/crm", "test alarm"}; !slices.Equal(keys, want) {
 			t.Errorf("open %q, want %q", keys, want)
+		}
+		k.ends()
+	})
+}
+
+// A drill that could not say anything is done again within hours, and not in a
+// week: until then the dataset is not proven.
+func TestADrillThatSaidNothingIsDoneAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newCalendar(t)
+		k.drills = []state.Outcome{state.Infra, state.Infra, state.OK, state.Failed}
+		if err := k.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		k.until("Sun 2000-01-02 03:15") // the backup, and at once the first drill
+		if all, err := k.Status(t.Context()); err != nil || len(k.drills) != 3 || all[0].Protected {
+			t.Errorf("%+v, %v, drills left %v", all, err, k.drills)
+		}
+		k.until("Sun 2000-01-02 05:15")
+		if all, err := k.Status(t.Context()); err != nil || len(k.drills) != 1 || !all[0].Protected {
+			t.Errorf("%+v, %v, drills left %v", all, err, k.drills)
 		}
 		k.ends()
 	})
