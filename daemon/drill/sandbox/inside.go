@@ -49,16 +49,20 @@ func Inside(args []string, work map[string]func(args []string) error) int {
 	return 0
 }
 
-func inherited() (*net.UnixConn, error) {
+// inherited returns the socket inside, and a connection over a copy of its
+// descriptor. The file is to be kept for as long as the descriptor is needed: the
+// garbage collector closes what nobody holds.
+func inherited() (*os.File, *net.UnixConn, error) {
 	// What whoever started the daemon left open is not for anybody inside.
 	if err := unix.CloseRange(control, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("descriptors: %w", err)
+		return nil, nil, fmt.Errorf("descriptors: %w", err)
 	}
-	c, err := net.FileConn(os.NewFile(control, "control"))
+	f := os.NewFile(control, "control")
+	c, err := net.FileConn(f)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return c.(*net.UnixConn), nil
+	return f, c.(*net.UnixConn), nil
 }
 
 // setup builds the walls from inside the new namespaces and becomes init, which
@@ -66,10 +70,11 @@ func inherited() (*net.UnixConn, error) {
 // is that thread's, and the others end with the exec.
 func setup() error {
 	runtime.LockOSThread()
-	c, err := inherited()
+	f, c, err := inherited()
 	if err != nil {
 		return err
 	}
+	defer runtime.KeepAlive(f) // init has it
 	var cfg Config
 	if err := receive(c, &cfg); err != nil {
 		return err
@@ -143,10 +148,11 @@ type server struct {
 // serve starts what it is asked to, and reaps everything, until the other end
 // closes.
 func serve() error {
-	c, err := inherited()
+	f, c, err := inherited()
 	if err != nil {
 		return err
 	}
+	f.Close() // c has a copy
 	s := &server{conn: c, limits: os.Args[2], pids: map[int]int{}, ids: map[int]int{}}
 	s.started = sync.NewCond(&s.mu)
 	if err := send(c, reply{}); err != nil {
