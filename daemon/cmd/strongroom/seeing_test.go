@@ -104,6 +104,11 @@ func TestTheDaemonTellsShowsAndReloads(t *testing.T) {
 	s := b.serve()
 	until(t, "the examination before the first snapshot", func() bool { return strings.Contains(b.run(0, "runs").stdout, "doctor:acme/crm") })
 	address := served.FindStringSubmatch(s.said())[1]
+	defer func() {
+		if t.Failed() {
+			t.Logf("it did\n%sand said\n%s", b.said.String()[max(0, b.said.Len()-3000):], s.said())
+		}
+	}()
 
 	watched := &bytes.Buffer{}
 	watch := b.command("watch", "--json")
