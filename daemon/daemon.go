@@ -89,13 +89,10 @@ type Daemon struct {
 	stopped bool                       // nothing begins any more; guarded by mu
 	leaving bool                       // ends once nothing runs; guarded by mu
 	looked  time.Time                  // for what is overdue; guarded by mu
-
-	lost error // how a run ended could not be recorded; guarded by mu
-
-	pinged  time.Time          // that all is well; guarded by mu
-	watches map[*watching]bool // guarded by mu
-	sleeps  time.Duration      // at most, between two plans; tests have it longer
-
+	lost    error                      // how a run ended could not be recorded; guarded by mu
+	pinged  time.Time                  // that all is well; guarded by mu
+	watches map[*watching]bool         // guarded by mu
+	sleeps  time.Duration              // at most, between two plans; tests have it longer
 }
 
 // execution is a run that goes on.

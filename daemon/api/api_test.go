@@ -20,8 +20,15 @@ import (
 // desk answers some questions; others it must not be asked.
 type desk struct{ Control }
 
-func (desk) Status(context.Context) ([]daemon.DatasetStatus, error) {
-	return []daemon.DatasetStatus{{Tenant: "acme"}}, nil
+func (desk) Overview(context.Context) (*daemon.Overview, error) {
+	return &daemon.Overview{Datasets: []daemon.DatasetStatus{{Tenant: "acme"}}}, nil
+}
+
+func (desk) Watch(_ context.Context, tell func(daemon.Happening) error) error {
+	if err := tell(daemon.Happening{What: "begins", Job: `"tenant":"acme"`}); err != nil {
+		return err
+	}
+	return daemon.ErrSlow
 }
 
 func (desk) Runs(context.Context, string, string, int) ([]daemon.RunStatus, error) { return nil, nil }
@@ -96,19 +103,32 @@ func TestNobodyElseMayAsk(t *testing.T) {
 	if err := os.Chmod(path, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	for uid, want := range map[int]string{0: `"tenant":"acme"`, 65534: "user 65534 may not ask"} {
-		conn, err := dialAs(path, uid)
-		if err != nil {
-			t.Fatal(err)
+	for _, what := range []string{"overview", "watch"} {
+		for uid, want := range map[int]string{0: "acme", 65534: "user 65534 may not ask"} {
+			conn, err := dialAs(path, uid)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, "GET /v1/"+what+" HTTP/1.0\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(conn)
+			if err != nil || !strings.Contains(string(got), want) || uid != 0 && strings.Contains(string(got), "acme") {
+				t.Errorf("%s as %d: %s, %v", what, uid, got, err)
+			}
 		}
-		defer conn.Close()
-		if _, err := io.WriteString(conn, "GET /v1/status HTTP/1.0\r\n\r\n"); err != nil {
-			t.Fatal(err)
-		}
-		got, err := io.ReadAll(conn)
-		if err != nil || !strings.Contains(string(got), want) || uid != 0 && strings.Contains(string(got), "acme") {
-			t.Errorf("as %d: %s, %v", uid, got, err)
-		}
+	}
+}
+
+func TestWhoWatchesIsToldAndWhy(t *testing.T) {
+	var got []string
+	err := NewClient(serve(t)).Watch(t.Context(), func(h daemon.Happening) error {
+		got = append(got, h.What)
+		return nil
+	})
+	if err == nil || err.Error() != daemon.ErrSlow.Error() || len(got) != 1 || got[0] != "begins" {
+		t.Errorf("%q, %v", got, err)
 	}
 }
 
@@ -138,7 +158,7 @@ func TestWhatIsNoRequestIsRefused(t *testing.T) {
 	if err := NewClient(path).Cancel(t.Context(), 7); !errors.Is(err, daemon.ErrNoRun) {
 		t.Errorf("what the daemon says is not told: %v", err)
 	}
-	if _, err := NewClient(path + "x").Status(t.Context()); !errors.Is(err, ErrNoDaemon) {
+	if _, err := NewClient(path + "x").Overview(t.Context()); !errors.Is(err, ErrNoDaemon) {
 		t.Errorf("without a daemon: %v", err)
 	}
 }

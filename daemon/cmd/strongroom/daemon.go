@@ -23,6 +23,7 @@ import (
 	"strongroom/daemon"
 	"strongroom/daemon/api"
 	"strongroom/daemon/config"
+	"strongroom/daemon/job"
 	"strongroom/daemon/state"
 	"strongroom/systemd"
 )
