@@ -55,6 +55,9 @@ func roundsOf(s *job.Site) ([]Task, error) {
 		level, lerr := notify.ParseLevel(t.Level)
 		err = errors.Join(err, lerr)
 		for _, d := range t.Datasets {
+			if t.Name == job.SelfTenant { // its source is there while it is read
+				continue
+			}
 			name := t.Name + "/" + d.Name
 			err = errors.Join(err, add(Task{Kind: state.Doctor, Tenant: t.Name, Dataset: d.Name, Level: level, Settles: []notify.Kind{notify.DoctorBad}, Scope: name,
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
