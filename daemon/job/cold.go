@@ -159,7 +159,7 @@ func (d *coldDrill) site(ctx context.Context, log func(string, ...any)) (*Site, 
 	if err != nil {
 		return nil, err
 	}
-	s := &Site{Config: d.cfg, Box: b, Log: log}
+	s := &Site{Config: d.cfg, Box: b, Log: log, record: newRecord()}
 	fresh, err := surveyStores(ctx, d.cfg, nil)
 	r := &InitResult{}
 	if err == nil {
