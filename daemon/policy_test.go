@@ -79,25 +79,26 @@ var allowed = map[string][]string{
 	"repo/store/media/mount":        {},
 	"repo/store/media/parity":       {"erasure"}, // the same code within a medium
 
-	"daemon/config":         {"daemon/notify", "daemon/schedule"},
-	"daemon/schedule":       {},                                                                  // pure: no clock, no files
-	"daemon/state":          {},                                                                  // job copies and restores it: the box's own state is a dataset too
-	"daemon/drill":          {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
-	"daemon/drill/sandbox":  {},
-	"daemon/notify":         {"daemon/state"}, // its outbox
-	"daemon/doctor":         {"source"},       // the words of findings
-	"daemon/plain":          {},
-	"daemon/support":        {"daemon/plain"},                                                                                                                                                                                                                                                                             // is given what it packs
-	"daemon/metrics":        {"daemon", "daemon/notify", "daemon/state"},                                                                                                                                                                                                                                                  // shows what the daemon's overview has
-	"daemon/walls":          {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
-	"daemon/job":            {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
-	"daemon/cmd/strongroom": {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "daemon/support", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
-	"systemd":               {},
-	"daemon":                {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
-	"systemd/systemdtest":   {}, // sees a box from outside
-	"daemon/api":            {"daemon", "daemon/notify", "daemon/state"},
-	"daemon/cmd/demo":       {},
-	"daemon/cmd/bench":      {}, // measures the programs as anybody would run them
+	"daemon/config":            {"daemon/notify", "daemon/schedule"},
+	"daemon/schedule":          {},                                                                  // pure: no clock, no files
+	"daemon/state":             {},                                                                  // job copies and restores it: the box's own state is a dataset too
+	"daemon/drill":             {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
+	"daemon/drill/sandbox":     {},
+	"daemon/notify":            {"daemon/state"}, // its outbox
+	"daemon/notify/notifytest": {},
+	"daemon/doctor":            {"source"}, // the words of findings
+	"daemon/plain":             {},
+	"daemon/support":           {"daemon/plain"},                                                                                                                                                                                                                                                                             // is given what it packs
+	"daemon/metrics":           {"daemon", "daemon/notify", "daemon/state"},                                                                                                                                                                                                                                                  // shows what the daemon's overview has
+	"daemon/walls":             {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
+	"daemon/job":               {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
+	"daemon/cmd/strongroom":    {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "daemon/support", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
+	"systemd":                  {},
+	"daemon":                   {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"systemd/systemdtest":      {}, // sees a box from outside
+	"daemon/api":               {"daemon", "daemon/notify", "daemon/state"},
+	"daemon/cmd/demo":          {},
+	"daemon/cmd/bench":         {}, // measures the programs as anybody would run them
 }
 
 // starters may start other programs.

@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"strongroom/daemon/notify/notifytest"
 	"strongroom/daemon/state"
 )
 
@@ -230,12 +231,12 @@ func TestEventsSurviveTheOutbox(t *testing.T) {
 	}
 }
 
-func mailConfig(s *sink, ca string) Mail {
-	return Mail{Name: "ops", Host: "127.0.0.1", Port: s.port, From: "box@strongroom.example", To: []string{"ops@strongroom.example"}, CAFile: ca}
+func mailConfig(s *notifytest.Sink, ca string) Mail {
+	return Mail{Name: "ops", Host: "127.0.0.1", Port: s.Port, From: "box@strongroom.example", To: []string{"ops@strongroom.example"}, CAFile: ca}
 }
 
 func TestMailGoesEncryptedAndOnce(t *testing.T) {
-	s, ca := newSink(t, nil)
+	s, ca := notifytest.Start(t, nil)
 	cfg := mailConfig(s, ca)
 	cfg.Username, cfg.PasswordFile = "me", file(t, "right\n")
 	b := newBench(t, Config{Mail: []Mail{cfg}})
@@ -244,7 +245,7 @@ func TestMailGoesEncryptedAndOnce(t *testing.T) {
 	must(t, b.Send(t.Context(), e))
 	b.deliver(t)
 	b.deliver(t)
-	mails := s.got()
+	mails := s.Mails()
 	if len(mails) != 1 || len(b.waiting(t)) != 0 {
 		t.Fatalf("%d mails, waiting %+v; %s", len(mails), b.waiting(t), &b.log)
 	}
@@ -262,19 +263,19 @@ func TestMailGoesEncryptedAndOnce(t *testing.T) {
 	if !strings.Contains(string(text), "last success:  Tue 2025-12-23 00:00 UTC") || m.Header.Get("Auto-Submitted") != "auto-generated" {
 		t.Errorf("%s", mails[0])
 	}
-	for i, c := range s.said() {
+	for i, c := range s.Commands() {
 		if (c == "STARTTLS" || strings.HasPrefix(c, "EHLO")) != (i < 2) && !strings.HasPrefix(c, "tls ") {
-			t.Errorf("in clear: %q", s.said())
+			t.Errorf("in clear: %q", s.Commands())
 		}
 	}
 }
 
 func TestMailIsNotSentInClearOrToAStranger(t *testing.T) {
-	plain, ca := newSink(t, func(s *sink) { s.noTLS = true })
-	other, _ := newSink(t, nil) // whose certificate ca does not know
+	plain, ca := notifytest.Start(t, func(s *notifytest.Sink) { s.NoTLS = true })
+	other, _ := notifytest.Start(t, nil) // whose certificate ca does not know
 	for _, c := range []struct {
 		name, user string
-		s          *sink
+		s          *notifytest.Sink
 	}{{"no STARTTLS", "", plain}, {"no STARTTLS, with a password", "me", plain}, {"another's certificate", "", other}, {"another's certificate, with a password", "me", other}} {
 		name, s, cfg := c.name, c.s, mailConfig(c.s, ca)
 		if cfg.Username = c.user; c.user != "" {
@@ -287,7 +288,7 @@ func TestMailIsNotSentInClearOrToAStranger(t *testing.T) {
 		if len(q) != 1 || q[0].Tries != 1 || q[0].Error == "" {
 			t.Errorf("%s: waiting %+v", name, q)
 		}
-		for _, c := range s.said() {
+		for _, c := range s.Commands() {
 			if !strings.HasPrefix(c, "EHLO") && c != "STARTTLS" && c != "QUIT" {
 				t.Errorf("%s: said %q", name, c)
 			}
@@ -297,14 +298,14 @@ func TestMailIsNotSentInClearOrToAStranger(t *testing.T) {
 }
 
 func TestAWrongPasswordIsNowhere(t *testing.T) {
-	s, ca := newSink(t, nil)
+	s, ca := notifytest.Start(t, nil)
 	cfg := mailConfig(s, ca)
 	cfg.Username, cfg.PasswordFile = "me", file(t, "wrong-Pa55word")
 	b := newBench(t, Config{Mail: []Mail{cfg}})
 	must(t, b.Send(t.Context(), Event{Kind: Failed}))
 	b.deliver(t)
 	q := b.waiting(t)
-	if len(q) != 1 || !strings.Contains(q[0].Error, "535") || len(s.got()) != 0 {
+	if len(q) != 1 || !strings.Contains(q[0].Error, "535") || len(s.Mails()) != 0 {
 		t.Fatalf("waiting %+v", q)
 	}
 	if all := q[0].Error + b.log.String(); strings.Contains(all, "Pa55word") || strings.Contains(all, "d3JvbmctUGE1NXdvcmQ") {
@@ -313,14 +314,14 @@ func TestAWrongPasswordIsNowhere(t *testing.T) {
 }
 
 func TestOneBadAddressKeepsNobodyFromTheirMail(t *testing.T) {
-	s, ca := newSink(t, func(s *sink) { s.refuses["gone@strongroom.example"] = true })
+	s, ca := notifytest.Start(t, func(s *notifytest.Sink) { s.Refuses["gone@strongroom.example"] = true })
 	cfg := mailConfig(s, ca)
 	cfg.To = []string{"gone@strongroom.example", "ops@strongroom.example"}
 	b := newBench(t, Config{Mail: []Mail{cfg}})
 	must(t, b.Send(t.Context(), Event{Kind: Failed}))
 	must(t, b.Send(t.Context(), Event{Kind: Recovered}))
 	b.deliver(t)
-	if got := s.got(); len(got) != 2 || strings.Contains(got[0]+got[1], "gone@") {
+	if got := s.Mails(); len(got) != 2 || strings.Contains(got[0]+got[1], "gone@") {
 		t.Errorf("%d mails", len(got))
 	}
 	q := b.waiting(t)
@@ -391,7 +392,7 @@ func TestBackoff(t *testing.T) {
 }
 
 func TestOneThatHangsHoldsUpNoOther(t *testing.T) {
-	dead, ca := newSink(t, func(s *sink) { s.silent = true })
+	dead, ca := notifytest.Start(t, func(s *notifytest.Sink) { s.Silent = true })
 	release := make(chan struct{})
 	_, stuck := newReceiver(t, func(int, http.ResponseWriter) bool { <-release; return true })
 	t.Cleanup(func() { close(release) })
@@ -502,7 +503,7 @@ func TestPings(t *testing.T) {
 
 func TestATestIsARealEvent(t *testing.T) {
 	r, cfg := newReceiver(t, nil)
-	s, ca := newSink(t, func(s *sink) { s.refuses["ops@strongroom.example"] = true })
+	s, ca := notifytest.Start(t, func(s *notifytest.Sink) { s.Refuses["ops@strongroom.example"] = true })
 	b := newBench(t, Config{Mail: []Mail{mailConfig(s, ca)}, Webhook: []Webhook{cfg}})
 	n := names(t)
 	e := Sample(FillingUp, n.Of("acme"), n.Of("crm"), n.Of("nas"), Secret, newYear)
@@ -552,7 +553,7 @@ func TestWhatWaitsForAWayThatIsGoneIsDropped(t *testing.T) {
 }
 
 func TestConfigurationIsChecked(t *testing.T) {
-	s, ca := newSink(t, nil)
+	s, ca := notifytest.Start(t, nil)
 	good := mailConfig(s, ca)
 	readable := file(t, "secret")
 	must(t, os.Chmod(readable, 0o644))

@@ -1,4 +1,5 @@
-package notify
+// Package notifytest has a mail server that keeps what it gets.
+package notifytest
 
 import (
 	"bufio"
@@ -21,7 +22,7 @@ import (
 )
 
 // certificate makes one for 127.0.0.1 and the file of its authority.
-func certificate(t *testing.T) (tls.Certificate, string) {
+func certificate(t testing.TB) (tls.Certificate, string) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -34,22 +35,23 @@ func certificate(t *testing.T) (tls.Certificate, string) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, path
 }
 
-// A sink is a mail server that keeps what it gets.
-type sink struct {
-	port    int
+// A Sink is a mail server that keeps what it gets.
+type Sink struct {
+	Port    int
 	cert    tls.Certificate
-	noTLS   bool
-	silent  bool            // takes connections and says nothing
-	refuses map[string]bool // addresses
+	NoTLS   bool
+	Silent  bool            // takes connections and says nothing
+	Refuses map[string]bool // addresses
 
 	mu       sync.Mutex
 	mails    []string
 	commands []string // in clear, and with "tls " before those that were not
 }
 
-func newSink(t *testing.T, change func(*sink)) (*sink, string) {
+// Start starts one, and returns the file of the authority of its certificate.
+func Start(t testing.TB, change func(*Sink)) (*Sink, string) {
 	t.Helper()
-	s := &sink{refuses: map[string]bool{}}
+	s := &Sink{Refuses: map[string]bool{}}
 	var ca string
 	s.cert, ca = certificate(t)
 	if change != nil {
@@ -57,7 +59,7 @@ func newSink(t *testing.T, change func(*sink)) (*sink, string) {
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	s.port = l.Addr().(*net.TCPAddr).Port
+	s.Port = l.Addr().(*net.TCPAddr).Port
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	open := map[net.Conn]bool{}
@@ -85,21 +87,23 @@ func newSink(t *testing.T, change func(*sink)) (*sink, string) {
 	return s, ca
 }
 
-func (s *sink) got() []string {
+// Mails are those that it got.
+func (s *Sink) Mails() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{}, s.mails...)
 }
 
-func (s *sink) said() []string {
+// Commands are what it was told: in clear, and with "tls " before those that were not.
+func (s *Sink) Commands() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string{}, s.commands...)
 }
 
-func (s *sink) serve(c net.Conn) {
+func (s *Sink) serve(c net.Conn) {
 	in := bufio.NewReader(c)
-	if s.silent {
+	if s.Silent {
 		in.ReadString('\n')
 		in.ReadString('\n') // until the other side goes
 		return
@@ -120,10 +124,10 @@ func (s *sink) serve(c net.Conn) {
 		switch strings.ToUpper(verb) {
 		case "EHLO":
 			say("250-sink")
-			if encrypted == "" && !s.noTLS {
+			if encrypted == "" && !s.NoTLS {
 				say("250-STARTTLS")
 			}
-			if encrypted != "" || s.noTLS {
+			if encrypted != "" || s.NoTLS {
 				say("250-AUTH PLAIN")
 			}
 			say("250 8BITMIME")
@@ -141,7 +145,7 @@ func (s *sink) serve(c net.Conn) {
 				say("535 no")
 			}
 		case "RCPT":
-			if s.refuses[strings.TrimSuffix(strings.TrimPrefix(rest, "TO:<"), ">")] {
+			if s.Refuses[strings.TrimSuffix(strings.TrimPrefix(rest, "TO:<"), ">")] {
 				say("550 no such user")
 			} else {
 				say("250 ok")
@@ -169,5 +173,12 @@ func (s *sink) serve(c net.Conn) {
 		default: // MAIL, RSET, NOOP
 			say("250 ok")
 		}
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
 }
