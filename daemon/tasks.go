@@ -13,6 +13,7 @@ import (
 	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
+	"strongroom/repo"
 )
 
 // backups is the resource that backups share: each uses all cores by itself.
@@ -36,6 +37,7 @@ func TasksOf(s *job.Site, version string) ([]Task, error) {
 				return nil, fmt.Errorf("schedule of %s/%s: %w", t.Name, d.Name, err)
 			}
 			out = append(out, Task{Job: id, Kind: state.Backup, Tenant: t.Name, Dataset: d.Name, Level: level, Spec: spec, Uses: []schedule.Class{backups},
+				Settles: []notify.Kind{notify.Frozen}, Scope: t.Name + "/" + d.Name,
 				List:   func(ctx context.Context) ([]state.Cached, error) { return s.Catalogue(ctx, t.Name) },
 				AtOnce: t.Name == job.SelfTenant, // until then nothing brings a fresh machine back
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
@@ -86,14 +88,15 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 			return err
 		})
 	}
-	if err == nil && d.Keep != nil {
+	if err == nil {
 		err = after("expiry", func() error {
-			err := s.Expire(ctx, t.Name, d.Name, job.ExpireOptions{Plan: func(*job.ExpireResult) error { return nil }})
-			if errors.Is(err, job.ErrRefused) { // frozen: nothing goes, which is what freezing is for
-				reasons = append(reasons, err.Error())
-				return nil
+			frozen, err := expiry(ctx, s, t.Name, d)
+			if err != nil {
+				return err
 			}
-			return err
+			reasons = append(reasons, frozen...)
+			r.Settle(notify.Frozen, frozenBy(t.Name, d.Name, frozen))
+			return nil
 		})
 	}
 	if err != nil {
@@ -101,4 +104,27 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 		reasons = append(reasons, "stopped before all was done")
 	}
 	return outcome, strings.Join(reasons, "; "), nil
+}
+
+// expiry lets go what no rule keeps; without a rule nothing goes. It returns why
+// nothing may: that is what freezing is for, and no failure.
+func expiry(ctx context.Context, s *job.Site, tenant string, d config.Dataset) (frozen []string, err error) {
+	err = s.Expire(ctx, tenant, d.Name, job.ExpireOptions{DryRun: d.Keep == nil, Plan: func(p *job.ExpireResult) error {
+		frozen = p.Frozen
+		return nil
+	}})
+	if errors.Is(err, job.ErrRefused) || d.Keep == nil && errors.Is(err, repo.ErrIncomplete) {
+		err = nil
+	}
+	return frozen, err
+}
+
+// frozenBy is the trouble of a frozen dataset. That of a hold is none: somebody
+// meant it.
+func frozenBy(tenant, dataset string, why []string) []Trouble {
+	why = slices.DeleteFunc(slices.Clone(why), func(w string) bool { return strings.HasPrefix(w, "legal hold") })
+	if len(why) == 0 {
+		return nil
+	}
+	return []Trouble{{Subject: tenant + "/" + dataset, Tenant: tenant, Dataset: dataset, Reason: "nothing expires: " + firstOf(why)}}
 }

@@ -132,6 +132,8 @@ func (e Event) what() string {
 		return "the next backup would fail or be refused"
 	case LedgerTrouble:
 		return "LEDGER: acts cannot be recorded, or the record was changed"
+	case Frozen:
+		return "WHAT WAS BACKED UP LOOKS WRONG, or clocks disagree: nothing expires until somebody has looked"
 	}
 	return e.Kind.String()
 }
@@ -162,6 +164,8 @@ func (e Event) todo(link string) string {
 		return strings.TrimSpace("On the box: strongroom doctor " + e.about())
 	case LedgerTrouble:
 		return "On the box: strongroom audit verify"
+	case Frozen:
+		return "On the box: strongroom policy explain; strongroom hold accept, once it is known why. Older snapshots are as they were"
 	case TestAlarm:
 		s := "This shows that an alarm reaches a person. Answer it on the box:\n    strongroom notify answer " + e.Code.String()
 		if link != "" {
