@@ -9,7 +9,7 @@ VERSITYGW := v1.8.0
 STATICCHECK := v0.8.2
 GOVULNCHECK := v1.9.0
 
-.PHONY: build demo test test-vm race fuzz lint bench figures faults package clean packages tree
+.PHONY: build demo test test-vm race fuzz lint bench figures weeks faults package clean packages tree
 
 build:
 	@mkdir -p bin
@@ -61,6 +61,10 @@ bench: packages build
 # Two databases of over a gigabyte: backed up, dropped, restored and compared.
 figures: packages build
 	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
+
+# Four weeks of a box that runs by itself, of two minutes each.
+weeks: packages bin/versitygw build
+	STRONGROOM_WEEKS=1 go test -count=1 -timeout 30m -v -run TestFourWeeksUnattended ./daemon/cmd/strongroom
 
 # The long tiers: every kill point, every fault; a table of them at the end. They
 # take about a day, nearly all of it the simulation of repo/expire.
