@@ -3,6 +3,7 @@ package systemd_test
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -35,16 +36,20 @@ func newBox(t testing.TB, m *systemdtest.Machine, config string) *box {
 	b.Run(tickets)
 	began := time.Now()
 	script := strings.Replace(commands(t, "First protected database"), "<<'END'\n", "<<'END'\n"+config, 1)
-	out := b.Run("cd $(mktemp -d); cp /host/strongroom_1.0_amd64.deb .\n" + script)
+	b.Run("cd $(mktemp -d); cp /host/strongroom_1.0_amd64.deb .\n" + script)
+	for deadline := began.Add(5 * time.Minute); !b.status().Protected; time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no drill passes:\n%s", b.Run("strongroom status; for id in $(ls /var/lib/strongroom/receipts); do cat /var/lib/strongroom/receipts/$id; done; journalctl --no-pager -n 40 -u 'strongroom*'"))
+		}
+	}
 	took := time.Since(began)
 	t.Logf("first protected database after %v", took)
 	if took > 5*time.Minute {
 		t.Errorf("the first protected database took %v", took)
 	}
-	if !strings.Contains(out, "PASS  acme/tickets@") {
-		t.Fatalf("no drill passed:\n%s", out)
+	if s := b.status(); s.State != "ok" || !s.Protected || s.Drill != "ok" {
+		t.Errorf("%+v", s)
 	}
-	b.answers()
 	return b
 }
 
@@ -69,7 +74,7 @@ func (b *box) changes() {
 // run is a run as the daemon tells it.
 type run struct {
 	ID       int
-	Kind     string
+	Job      string
 	Attempts int
 	Phase    string
 	Done     int64
@@ -77,15 +82,15 @@ type run struct {
 	Reason   string
 }
 
-// runs are the last runs of a kind, newest first.
-func (b *box) runs(kind string) (out []run) {
+// backups are the last ones of the database, newest first.
+func (b *box) backups() (out []run) {
 	b.t.Helper()
 	var all struct{ Runs []run }
-	if err := json.Unmarshal([]byte(b.Run("strongroom runs --json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(b.Run("strongroom runs acme/tickets --json")), &all); err != nil {
 		b.t.Fatal(err)
 	}
 	for _, r := range all.Runs {
-		if r.Kind == kind {
+		if r.Job == "backup:acme/tickets" {
 			out = append(out, r)
 		}
 	}
@@ -104,7 +109,7 @@ func (b *box) waits(what string, ok func(run) bool) run {
 	b.t.Helper()
 	var last run
 	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if all := b.runs("backup"); len(all) > 0 {
+		if all := b.backups(); len(all) > 0 {
 			if last = all[0]; ok(last) {
 				return last
 			}
@@ -146,20 +151,25 @@ rm -r $d`)
 }
 
 // status is what the daemon says of the dataset.
-func (b *box) status() (s struct{ State string }) {
+func (b *box) status() status {
 	b.t.Helper()
-	var all struct{ Datasets []json.RawMessage }
-	err := json.Unmarshal([]byte(b.Run("strongroom status --json")), &all)
-	if err == nil && len(all.Datasets) != 1 {
-		err = fmt.Errorf("%d datasets", len(all.Datasets))
-	}
-	if err == nil {
-		err = json.Unmarshal(all.Datasets[0], &s)
-	}
-	if err != nil {
+	var all struct{ Datasets []status }
+	if err := json.Unmarshal([]byte(b.Run("strongroom status --json")), &all); err != nil {
 		b.t.Fatal(err)
 	}
-	return s
+	i := slices.IndexFunc(all.Datasets, func(s status) bool { return s.Tenant == "acme" && s.Dataset == "tickets" })
+	if i < 0 {
+		b.t.Fatalf("status lists %+v", all.Datasets)
+	}
+	return all.Datasets[i]
+}
+
+// status is of one dataset.
+type status struct {
+	Tenant, Dataset string
+	State           string
+	Protected       bool
+	Drill           string
 }
 
 // said is what the daemon logged.

@@ -15,14 +15,6 @@ func TestABoxInAContainer(t *testing.T) {
 	one, two := packageOf(t, "1.0", ""), packageOf(t, "2.0", "")
 	m := boot(t, one, two)
 	b := newBox(t, m, noMemory)
-	// The daemon does the same by itself.
-	b.Run("strongroom run acme/tickets")
-	if r := b.waits("a backup by the daemon", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" {
-		t.Errorf("%+v", r)
-	}
-	if s := b.status(); s.State != "ok" {
-		t.Errorf("%+v", s)
-	}
 	// Root would make a state that the daemon cannot open.
 	if out, code := b.Try("strongroom init"); code != 20 || !strings.Contains(out, "runuser -u strongroom") {
 		t.Errorf("init by root: %d, %s", code, out)
@@ -57,7 +49,7 @@ func upgrade(t *testing.T, b *box) {
 	if now := b.pid(); now != before {
 		t.Fatalf("the upgrade made process %d of %d", now, before)
 	}
-	if all := b.runs("backup"); all[0].ID != r.ID || all[0].Outcome != "" {
+	if all := b.backups(); all[0].ID != r.ID || all[0].Outcome != "" {
 		t.Fatalf("%+v: the run ended before it was looked at", all[0])
 	}
 	b.Until("the restart", 2*time.Minute, fmt.Sprintf(`test "$(systemctl show --value -p MainPID strongroom)" != %d && strongroom status`, before))
