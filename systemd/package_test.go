@@ -106,7 +106,7 @@ func TestThePackageHasItsParts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"/usr/bin/strongroom", "/usr/bin/strongroom-recover", "/usr/bin/strongroom-verify", "/usr/lib/strongroom/strongroom-mountd",
-		"/usr/lib/systemd/system/strongroom.service", "/usr/lib/sysusers.d/strongroom.conf", "/usr/lib/tmpfiles.d/strongroom.conf",
+		"/usr/lib/systemd/system/strongroom.service", "/usr/lib/systemd/catalog/strongroom.catalog", "/usr/lib/sysusers.d/strongroom.conf", "/usr/lib/tmpfiles.d/strongroom.conf",
 		"/usr/share/man/man1/strongroom.1.gz", "/usr/share/man/man1/strongroom-drill-run.1.gz", "/usr/share/man/man1/strongroom-recover.1.gz",
 		"/usr/share/bash-completion/completions/strongroom", "/usr/share/zsh/vendor-completions/_strongroom", "/usr/share/fish/vendor_completions.d/strongroom.fish",
 		"/usr/share/strongroom/strongroom.toml", "/usr/share/doc/strongroom/install.md", "/usr/share/doc/strongroom/copyright", "/etc/needrestart/conf.d/strongroom.conf"} {
