@@ -60,7 +60,7 @@ func newHousehold(t *testing.T) *household {
 	h.third = paths[2]
 	h.testBox = newBox(t, stores, "")
 	minutes := int(weekOf / time.Minute)
-	when := fmt.Sprintf("[tenant.dataset.schedule]\nat = \"*/%d * * * *\"\njitter = \"0s\"\n[tenant.dataset.drill_schedule]\nat = \"%d-59/%d * * * *\"\njitter = \"0s\"\n[tenant.dataset.keep]\nlast = 3\n", minutes, minutes/2, minutes)
+	when := fmt.Sprintf("[tenant.dataset.schedule]\nat = \"*/%d * * * *\"\n[tenant.dataset.drill_schedule]\nat = \"%d-59/%d * * * *\"\n[tenant.dataset.keep]\nlast = 3\n", minutes, minutes/2, minutes)
 	secret := h.write("mail-password", "right")
 	h.write("c.toml", fmt.Sprintf("state_dir = %q\n", h.path("state"))+stores+
 		"[metrics]\nlisten = \"127.0.0.1:0\"\nnames = true\n"+
