@@ -22,7 +22,7 @@ demo: build
 # is booted in a container and in an emulated machine.
 test: packages tree bin/versitygw bin/rclone build
 	@.ci/space 8 "PostgreSQL clusters, S3 servers and databases of the tests"
-	go test -count=1 -timeout 20m ./...
+	go test -count=1 -timeout 40m ./...
 	CGO_ENABLED=1 go test -race -short -count=1 -timeout 20m $(RACE)
 
 # What shares memory between goroutines.
