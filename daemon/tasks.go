@@ -119,10 +119,10 @@ func expiry(ctx context.Context, s *job.Site, tenant string, d config.Dataset) (
 	return frozen, err
 }
 
-// frozenBy is the trouble of a frozen dataset. That of a hold is none: somebody
-// meant it.
+// frozenBy is the trouble of a dataset that looks wrong. A hold is none, somebody
+// meant it; what a store that is away makes of it, checks tell.
 func frozenBy(tenant, dataset string, why []string) []Trouble {
-	why = slices.DeleteFunc(slices.Clone(why), func(w string) bool { return strings.HasPrefix(w, "legal hold") })
+	why = slices.DeleteFunc(slices.Clone(why), func(w string) bool { return !strings.HasPrefix(w, "anomaly ") && !strings.HasPrefix(w, "clock: ") })
 	if len(why) == 0 {
 		return nil
 	}
