@@ -31,11 +31,14 @@ type Receipt struct {
 	Kind string `json:"kind,omitempty"`
 	// MustFail names the fault that was put in on purpose: such a drill proves
 	// that drills can fail, and nothing about the snapshot.
-	MustFail string    `json:"must_fail,omitempty"`
-	Box      string    `json:"box"` // whose signature it is: the public key in hex
-	Tool     string    `json:"tool"`
-	Engine   string    `json:"engine,omitempty"` // what it was restored into, with its version
-	Sandbox  Sandbox   `json:"sandbox"`
+	MustFail string  `json:"must_fail,omitempty"`
+	Box      string  `json:"box"` // whose signature it is: the public key in hex
+	Tool     string  `json:"tool"`
+	Engine   string  `json:"engine,omitempty"` // what it was restored into, with its version
+	Sandbox  Sandbox `json:"sandbox"`
+	// Daemon are the walls of the daemon that ran the drill, as it found them when
+	// it started; none where it was not confined, or a person ran the drill.
+	Daemon   []Wall    `json:"daemon,omitempty"`
 	Started  time.Time `json:"started"`
 	Finished time.Time `json:"finished"`
 	Verdict  Verdict   `json:"verdict"`

@@ -145,9 +145,10 @@ func (r *Receipt) clean() {
 	for i := range r.Notes {
 		r.Notes[i] = cleanText(r.Notes[i])
 	}
-	for i := range r.Sandbox.Walls {
-		w := &r.Sandbox.Walls[i]
-		w.Tried, w.Got = cleanText(w.Tried), cleanText(w.Got)
+	for _, walls := range [][]Wall{r.Sandbox.Walls, r.Daemon} {
+		for i := range walls {
+			walls[i].Tried, walls[i].Got = cleanText(walls[i].Tried), cleanText(walls[i].Got)
+		}
 	}
 	r.Started, r.Finished, r.Snapshot.Point = r.Started.UTC(), r.Finished.UTC(), r.Snapshot.Point.UTC()
 	r.Verdict, r.Why = Judge(r.Steps)

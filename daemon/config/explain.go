@@ -68,7 +68,8 @@ func withArticle(s string) string {
 
 // known lists the keys of each table, by the path without array positions.
 var known = map[string][]string{
-	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify", "drill", "metrics", "log"},
+	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify", "drill", "metrics", "log", "confine"},
+	"confine":           {"writable", "missing"},
 	"metrics":           {"listen", "anywhere", "names"},
 	"log":               {"level"},
 	"recovery":          {"standard", "top"},

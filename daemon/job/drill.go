@@ -20,6 +20,7 @@ import (
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/drill"
+	"strongroom/daemon/walls"
 	"strongroom/repo"
 	"strongroom/repo/spread"
 	"strongroom/repo/store"
@@ -232,6 +233,10 @@ func (d *drilling) base() receipt.Receipt {
 			Epoch: d.snap.Epoch, Sequence: d.snap.Sequence, Point: d.snap.Time.UTC()}}
 	if e := d.snap.Entry; e != nil {
 		r.Snapshot.Point, r.Snapshot.Engine, r.Snapshot.Version, r.Snapshot.Bytes = e.Point.UTC(), e.Engine, e.Version, e.Read
+	}
+	// The table of another process says nothing of this one.
+	if t, err := walls.Read(d.s.Config.StateDir); err == nil && t != nil && t.Process == os.Getpid() {
+		r.Daemon = t.Walls
 	}
 	for _, m := range d.members {
 		if slices.Contains(d.o.Without, m.Name) {

@@ -218,14 +218,8 @@ func (d *document) rest(r *receipt.Receipt) {
 	}
 	d.table([]float64{0.3, 0.7}, []string{"", ""}, [][]string{{"Stores under test", strings.Join(r.Stores.Tested, ", ")}, {"Stores withheld", withheld},
 		{"Engine", fmt.Sprintf("%s for a snapshot of %s %s", r.Engine, r.Snapshot.Engine, r.Snapshot.Version)}, {"Sandbox", r.Sandbox.Kind}, {"Gone afterwards", r.Sandbox.Gone}})
-	if len(r.Sandbox.Walls) > 0 {
-		d.heading("Walls of the sandbox, tried from inside")
-		rows = nil
-		for _, w := range r.Sandbox.Walls {
-			rows = append(rows, []string{bad(w.Holds, w.Name), w.Tried, w.Got})
-		}
-		d.table([]float64{0.2, 0.4, 0.4}, []string{"Wall", "Tried", "Got"}, rows)
-	}
+	d.walls("Walls of the sandbox, tried from inside", r.Sandbox.Walls)
+	d.walls("Walls of the daemon, tried when it started", r.Daemon)
 	if len(r.Notes) > 0 {
 		d.heading("Notes")
 		for _, n := range r.Notes {
@@ -249,4 +243,17 @@ func target(t receipt.Target) string {
 		s += ", promised " + milliseconds(t.Promised) + map[bool]string{true: ": kept", false: ": MISSED"}[t.Met()]
 	}
 	return s
+}
+
+// walls is a table of them, if there are any.
+func (d *document) walls(heading string, all []receipt.Wall) {
+	if len(all) == 0 {
+		return
+	}
+	d.heading(heading)
+	var rows [][]string
+	for _, w := range all {
+		rows = append(rows, []string{bad(w.Holds, w.Name), w.Tried, w.Got})
+	}
+	d.table([]float64{0.2, 0.4, 0.4}, []string{"Wall", "Tried", "Got"}, rows)
 }

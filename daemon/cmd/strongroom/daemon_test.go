@@ -235,6 +235,13 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 	if o := b.run(0, "doctor", "--json"); strings.Count(o.stdout, "[confine] says that it is known") < 3 || strings.Contains(o.stdout, `"the daemon could do that"`) {
 		t.Error(o.stdout)
 	}
+	// The receipt of its first drill has the table; without the drill's unit there
+	// is no sandbox for it, and it says so.
+	until(t, "the first drill", func() bool { return strings.Contains(b.run(0, "drill", "list").stdout, "acme/crm") })
+	id := regexp.MustCompile(`\d{8}t\d{6}z-\w+`).FindString(regexp.MustCompile(`.*acme/crm.*`).FindString(b.run(0, "drill", "list").stdout))
+	if o, err := b.try(b.command("drill", "show", id, "--json")); err != nil || !strings.Contains(o.stdout, `"daemon":[{"name":"devices"`) {
+		t.Errorf("%v, %+v", err, o)
+	}
 	const elsewhere = "/var/lib/elsewhere" // it need not be there
 	b.editConfig("[[tenant]]", "[[store]]\nname = \"four\"\nkind = \"dir\"\npath = \""+elsewhere+"\"\n[[tenant]]")
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
