@@ -13,7 +13,6 @@ import (
 	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
-	"strongroom/repo"
 )
 
 // backups is the resource that backups share: each uses all cores by itself.
@@ -109,11 +108,18 @@ func backup(ctx context.Context, s *job.Site, t config.Tenant, d config.Dataset,
 // expiry lets go what no rule keeps; without a rule nothing goes. It returns why
 // nothing may: that is what freezing is for, and no failure.
 func expiry(ctx context.Context, s *job.Site, tenant string, d config.Dataset) (frozen []string, err error) {
-	err = s.Expire(ctx, tenant, d.Name, job.ExpireOptions{DryRun: d.Keep == nil, Plan: func(p *job.ExpireResult) error {
+	if d.Keep == nil {
+		p, err := s.Explain(ctx, tenant, d.Name)
+		if err != nil {
+			return nil, err
+		}
+		return p.Frozen, nil
+	}
+	err = s.Expire(ctx, tenant, d.Name, job.ExpireOptions{Plan: func(p *job.ExpireResult) error {
 		frozen = p.Frozen
 		return nil
 	}})
-	if errors.Is(err, job.ErrRefused) || d.Keep == nil && errors.Is(err, repo.ErrIncomplete) {
+	if errors.Is(err, job.ErrRefused) {
 		err = nil
 	}
 	return frozen, err

@@ -88,6 +88,12 @@ func (b *testBox) outcomes() (out []string) {
 
 func (b *testBox) awaits(want ...string) {
 	b.t.Helper()
+	b.t.Cleanup(func() {
+		if b.t.Failed() {
+			o, err := b.try(b.command("runs"))
+			b.t.Logf("%s%v", o.stdout, err)
+		}
+	})
 	until(b.t, strings.Join(want, ", "), func() bool { return strings.Join(b.outcomes(), ",") == strings.Join(want, ",") })
 }
 
