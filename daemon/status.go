@@ -84,11 +84,13 @@ func (d *Daemon) Status(ctx context.Context) ([]DatasetStatus, error) {
 		if t.Kind != state.Backup {
 			continue
 		}
-		i := slices.IndexFunc(health, func(h state.Health) bool { return h.Tenant == t.Tenant && h.Dataset == t.Dataset })
-		if i < 0 {
-			continue
+		// One that is not known yet, in the first moments, is there all the same:
+		// otherwise nothing would be wrong with it.
+		h := state.Health{Tenant: t.Tenant, Dataset: t.Dataset, Since: now}
+		if i := slices.IndexFunc(health, func(h state.Health) bool { return h.Tenant == t.Tenant && h.Dataset == t.Dataset }); i >= 0 {
+			h = health[i]
 		}
-		out = append(out, t.status(health[i], running, now))
+		out = append(out, t.status(h, running, now))
 	}
 	slices.SortFunc(out, func(a, b DatasetStatus) int { return strings.Compare(a.Tenant+"/"+a.Dataset, b.Tenant+"/"+b.Dataset) })
 	return out, nil
