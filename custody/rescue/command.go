@@ -180,33 +180,44 @@ func (r *Rescue) request(u *UI, target, path string, valid time.Duration) error 
 		return err
 	}
 	gens := []keys.SealedGeneration{{Dataset: keys.DatasetID(snap.Dataset), Generation: keys.GenerationID(snap.Generation), Capsule: snap.Capsule}}
-	req, key, err := keys.NewRequest(r.Kit.ID, gens, time.Now(), valid)
+	code, err := WriteRequest(path, r.Kit.ID, gens, valid)
 	if err != nil {
 		return err
-	}
-	defer key.Wipe()
-	body, err := req.Encode()
-	if err != nil {
-		return err
-	}
-	secret, err := key.EncodeSecret()
-	if err != nil {
-		return err
-	}
-	defer clear(secret)
-	code, err := req.Code()
-	if err != nil {
-		return err
-	}
-	if err := writeNew(path+".key", secret); err != nil {
-		return err
-	}
-	if err := writeNew(path, body); err != nil {
-		return errors.Join(err, os.Remove(path+".key")) // useless without its request
 	}
 	return u.Result(map[string]string{"request": path, "key": path + ".key", "code": code, "snapshot": snap.ID()},
 		"request for the generation of %s@%s written to %s\nits code is %s: the station must show the same\nkeep %s.key here; it opens the release and nothing else does\n",
 		snap.Entry.Dataset, snap.ID(), path, code, path)
+}
+
+// WriteRequest writes what asks the station for generations of a tenant, and
+// path.key, which alone opens what the station gives. Neither replaces anything,
+// and where one cannot be written the other does not stay. It returns the code
+// that the station has to show.
+func WriteRequest(path string, tenant keys.TenantID, gens []keys.SealedGeneration, valid time.Duration) (code string, err error) {
+	req, key, err := keys.NewRequest(tenant, gens, time.Now(), valid)
+	if err != nil {
+		return "", err
+	}
+	defer key.Wipe()
+	body, err := req.Encode()
+	if err != nil {
+		return "", err
+	}
+	secret, err := key.EncodeSecret()
+	if err != nil {
+		return "", err
+	}
+	defer clear(secret)
+	if code, err = req.Code(); err != nil {
+		return "", err
+	}
+	if err := writeNew(path+".key", secret); err != nil {
+		return "", err
+	}
+	if err := writeNew(path, body); err != nil {
+		return "", errors.Join(err, os.Remove(path+".key")) // useless without its request
+	}
+	return code, nil
 }
 
 func writeNew(path string, body []byte) error {

@@ -135,26 +135,9 @@ func (a *app) requestAll(r *job.Rebuilding, kits []keys.Kit, f *rebuildFlags) er
 		if len(needs) == 0 {
 			continue // an empty request would ask for all that is
 		}
-		req, key, err := keys.NewRequest(k.ID, needs, time.Now(), f.valid)
-		if err != nil {
-			return err
-		}
-		defer key.Wipe()
-		body, err := req.Encode()
-		if err != nil {
-			return err
-		}
-		secret, err := key.EncodeSecret()
-		if err != nil {
-			return err
-		}
-		defer clear(secret)
-		code, err := req.Code()
-		if err != nil {
-			return err
-		}
 		base := filepath.Join(f.requests, k.Tenant)
-		if err := errors.Join(job.WriteNew(base+".request.key", secret), job.WriteNew(base+".request", body)); err != nil {
+		code, err := rescue.WriteRequest(base+".request", k.ID, needs, f.valid)
+		if err != nil {
 			return err
 		}
 		fmt.Fprintf(&lines, "%s.request asks for %s of tenant %q; the station must show: %s\n", base, rescue.Count(len(needs), "generation"), k.Tenant, code)
