@@ -76,6 +76,27 @@ func sameColumns(columns, copied map[string]string) (out []receipt.Check) {
 	return append(out, equal("tables with the columns they had", strconv.Itoa(len(columns)), strconv.Itoa(same)))
 }
 
+// listing is a record of what the catalogue listed.
+type listing interface {
+	// Tables are those that it listed, and whether the list was short enough to be
+	// recorded.
+	Tables() ([]string, bool)
+}
+
+// structure compares what was recorded, or why it could not be read, with the
+// streams.
+func (r *run) structure(recorded listing, facts map[string]source.Facts, err error) []receipt.Check {
+	if err != nil {
+		return []receipt.Check{{Name: "what was recorded", Expected: "can be read", Actual: err.Error()}}
+	}
+	tables, known := recorded.Tables()
+	if !known {
+		r.out.Notes = append(r.out.Notes, "the catalogue's list was too long to be recorded: its hash is compared with that of the copy")
+		return nil
+	}
+	return haveStreams(tables, facts)
+}
+
 // haveStreams compares the catalogue's list of tables with the streams.
 func haveStreams(tables []string, facts map[string]source.Facts) (out []receipt.Check) {
 	have := 0

@@ -102,20 +102,7 @@ func mariaMustFail(t *testing.T, m, other *memory) {
 		{EmptyAssert, map[string]string{receipt.Assertions: "holds of any copy: expected 1, found it compares nothing: it reads no table"}},
 	} {
 		t.Run(string(c.fault), func(t *testing.T) {
-			p := plan(t, m)
-			p.Fault = c.fault
-			if c.fault == SwapTenant {
-				p.Stored = withOther{m, other}
-			}
-			r := mustRun(t, p)
-			if r.Verdict != receipt.FAIL || r.MustFail != string(c.fault) {
-				t.Fatal(show(r))
-			}
-			for name, text := range c.want {
-				if s := step(t, r, name); s.Status != receipt.Failed || !strings.Contains(s.Why, text) {
-					t.Errorf("%s: %s %q, want %q", name, s.Status, s.Why, text)
-				}
-			}
+			r := mustFail(t, m, other, c.fault, c.want)
 			touched := c.fault != ZeroHash && c.fault != EmptyAssert
 			if got := step(t, r, receipt.Bytes).Status; (got == receipt.Failed) != touched {
 				t.Errorf("bytes: %s", got)

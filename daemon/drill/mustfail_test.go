@@ -18,6 +18,27 @@ type withOther struct {
 
 func (w withOther) Other() source.Stored { return w.other }
 
+// mustFail drills a snapshot with a fault, which has to turn it red at these
+// steps, with these words. other is another tenant's.
+func mustFail(t *testing.T, m, other *memory, f Fault, want map[string]string) *receipt.Receipt {
+	t.Helper()
+	p := plan(t, m)
+	p.Fault = f
+	if f == SwapTenant {
+		p.Stored = withOther{m, other}
+	}
+	r := mustRun(t, p)
+	if r.Verdict != receipt.FAIL || r.MustFail != string(f) {
+		t.Fatal(show(r))
+	}
+	for name, text := range want {
+		if s := step(t, r, name); s.Status != receipt.Failed || !strings.Contains(s.Why, text) {
+			t.Errorf("%s: %s %q, want %q", name, s.Status, s.Why, text)
+		}
+	}
+	return r
+}
+
 // Every fault turns the drill red, and at the steps where it has to be seen: the
 // manifest's hashes see most of them, so each is tried again with a manifest
 // that fits the lie, as if it had been told when the snapshot was taken.
@@ -45,20 +66,7 @@ func TestDrillsThatMustFail(t *testing.T) {
 		{EmptyAssert, map[string]string{receipt.Assertions: "holds of any copy: expected 1, found it compares nothing: it reads no table"}},
 	} {
 		t.Run(string(c.fault), func(t *testing.T) {
-			p := plan(t, m)
-			p.Fault = c.fault
-			if c.fault == SwapTenant {
-				p.Stored = withOther{m, other}
-			}
-			r := mustRun(t, p)
-			if r.Verdict != receipt.FAIL || r.MustFail != string(c.fault) {
-				t.Fatal(show(r))
-			}
-			for name, text := range c.want {
-				if s := step(t, r, name); s.Status != receipt.Failed || !strings.Contains(s.Why, text) {
-					t.Errorf("%s: %s %q, want %q", name, s.Status, s.Why, text)
-				}
-			}
+			r := mustFail(t, m, other, c.fault, c.want)
 			bytes := step(t, r, receipt.Bytes).Status
 			touched := c.fault != ZeroHash && c.fault != LoseRole && c.fault != EmptyAssert
 			if (bytes == receipt.Failed) != touched {
