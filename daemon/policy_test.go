@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 
 	"source":               {},
 	"source/rowhash":       {},
+	"source/sourcetest":    {"source"},
 	"source/track":         {"source"},
 	"source/postgres":      {"source", "source/rowhash", "source/track"},
 	"source/postgres/...":  {"source", "source/postgres/..."},

@@ -48,7 +48,7 @@ func TestExamineTellsWhatASnapshotOfATreeHas(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("mounts need root")
+		t.Skip("mounts need root: that a tree with other file systems below is told was not seen")
 	}
 	must(t, syscall.Mount("tmpfs", filepath.Join(root, "disk"), "tmpfs", 0, "size=64k"))
 	t.Cleanup(func() { syscall.Unmount(filepath.Join(root, "disk"), syscall.MNT_DETACH) })

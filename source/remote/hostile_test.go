@@ -18,6 +18,7 @@ import (
 
 	"strongroom/source"
 	"strongroom/source/files"
+	"strongroom/source/sourcetest"
 )
 
 // script is a server that says what it is told to and does not listen.
@@ -60,7 +61,7 @@ func against(t testing.TB, conn io.ReadWriteCloser, change func(*Config)) ([]byt
 	if err != nil {
 		t.Fatal(err)
 	}
-	streams, _, _, err := dump(context.Background(), s)
+	streams, _, _, err := sourcetest.Dump(context.Background(), s)
 	return streams["output"], err
 }
 
@@ -135,7 +136,7 @@ func TestWordsOfTheOtherSideAreShownAsWords(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, r, err := dump(context.Background(), s)
+		_, _, r, err := sourcetest.Dump(context.Background(), s)
 		if err != nil || len(r.Warnings) == 0 || len(r.Warnings) > maxWarnings+1 || strings.ContainsAny(strings.Join(r.Warnings, ""), "\x1b\x07\n") {
 			t.Errorf("%d warnings, %.100q, %v", len(r.Warnings), r.Warnings, err)
 		}
@@ -225,7 +226,7 @@ func cutEach(t *testing.T, engine string, src source.Source, step int) {
 				return c, err
 			}
 		})
-		_, _, _, err := dump(context.Background(), s)
+		_, _, _, err := sourcetest.Dump(context.Background(), s)
 		return c, err
 	}
 	const all = 1 << 20
@@ -355,7 +356,7 @@ func TestALongSilenceOfTheSourceIsNoneOfTheConnection(t *testing.T) {
 			cancel()
 		}()
 		begun := time.Now()
-		_, _, _, err := dump(ctx, far)
+		_, _, _, err := sourcetest.Dump(ctx, far)
 		if took := time.Since(begun); took != 10*time.Hour || !errors.Is(err, context.Canceled) {
 			t.Errorf("after %v: %v", took, err)
 		}

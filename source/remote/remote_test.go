@@ -17,6 +17,7 @@ import (
 
 	"strongroom/source"
 	"strongroom/source/files"
+	"strongroom/source/sourcetest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,30 +49,6 @@ func through(t testing.TB, engine string, src source.Source, change func(*Config
 		t.Fatal(err)
 	}
 	return s
-}
-
-// dump reads a whole snapshot.
-func dump(ctx context.Context, src source.Source) (streams map[string][]byte, list []source.Stream, r source.Report, err error) {
-	snap, err := src.Open(ctx)
-	if err != nil {
-		return nil, nil, r, err
-	}
-	defer func() { err = errors.Join(err, snap.Close()) }()
-	streams, list = map[string][]byte{}, snap.Streams()
-	for i, s := range list {
-		rc, err := s.Open(ctx)
-		if err != nil {
-			return streams, list, r, err
-		}
-		b, err := io.ReadAll(rc)
-		streams[s.Name] = b
-		if err := errors.Join(err, rc.Close()); err != nil {
-			return streams, list, r, err
-		}
-		list[i].Open = nil // what is left can be compared
-	}
-	r, err = snap.Finish(ctx)
-	return streams, list, r, err
 }
 
 // fake is a source without anything behind it.
@@ -140,7 +117,7 @@ func TestErrorsComeWithTheirClass(t *testing.T) {
 		"read":    {&fake{data: []byte("half"), readErr: errors.New("exit status 3")}, source.Failed, `stream "output": exit status 3`},
 		"finish":  {&fake{finish: source.WithClass(source.Drift, errors.New("schema changed"))}, source.Drift, "schema changed"},
 	} {
-		_, _, _, err := dump(context.Background(), through(t, "command", c.src, nil))
+		_, _, _, err := sourcetest.Dump(context.Background(), through(t, "command", c.src, nil))
 		if err == nil || source.ClassOf(err) != c.class || !strings.Contains(err.Error(), c.text) {
 			t.Errorf("%s: %v (%s), want %q (%s)", what, err, source.ClassOf(err), c.text, c.class)
 		}
@@ -159,7 +136,7 @@ func TestOnlyWhatIsOfferedIsRead(t *testing.T) {
 		{"acme/it", "files", `of kind "command" here, not "files"`},
 	} {
 		s := through(t, "command", &fake{}, func(cfg *Config) { cfg.Dataset, cfg.Engine = c.dataset, c.engine })
-		_, _, _, err := dump(context.Background(), s)
+		_, _, _, err := sourcetest.Dump(context.Background(), s)
 		if err == nil || !strings.Contains(err.Error(), c.want) || source.ClassOf(err) != source.Refused {
 			t.Errorf("%s: %v", c.dataset, err)
 		}
@@ -171,10 +148,10 @@ func TestOnlyWhatIsOfferedIsRead(t *testing.T) {
 
 func TestMoreThanMaxBytesIsRefused(t *testing.T) {
 	src := &fake{data: make([]byte, 1000)}
-	if _, _, _, err := dump(context.Background(), through(t, "command", src, func(c *Config) { c.MaxBytes = 1000 })); err != nil {
+	if _, _, _, err := sourcetest.Dump(context.Background(), through(t, "command", src, func(c *Config) { c.MaxBytes = 1000 })); err != nil {
 		t.Error(err)
 	}
-	_, _, _, err := dump(context.Background(), through(t, "command", src, func(c *Config) { c.MaxBytes = 999 }))
+	_, _, _, err := sourcetest.Dump(context.Background(), through(t, "command", src, func(c *Config) { c.MaxBytes = 999 }))
 	if err == nil || source.ClassOf(err) != source.Refused || !strings.Contains(err.Error(), "max_size") {
 		t.Error(err)
 	}

@@ -24,6 +24,7 @@ import (
 	"strongroom/source/files"
 	"strongroom/source/remote"
 	"strongroom/source/remote/ssh/sshtest"
+	"strongroom/source/sourcetest"
 	"strongroom/source/sqlite"
 )
 
@@ -94,30 +95,6 @@ func served(t testing.TB, s *sshtest.Server, engine string, change func(*Config)
 	return Served{src, e}
 }
 
-// dump reads a whole snapshot.
-func dump(ctx context.Context, src source.Source) (streams map[string][]byte, list []source.Stream, r source.Report, err error) {
-	snap, err := src.Open(ctx)
-	if err != nil {
-		return nil, nil, r, err
-	}
-	defer func() { err = errors.Join(err, snap.Close()) }()
-	streams, list = map[string][]byte{}, snap.Streams()
-	for i, s := range list {
-		rc, err := s.Open(ctx)
-		if err != nil {
-			return streams, list, r, err
-		}
-		b, err := io.ReadAll(rc)
-		streams[s.Name] = b
-		if err := errors.Join(err, rc.Close()); err != nil {
-			return streams, list, r, err
-		}
-		list[i].Open = nil // what is left can be compared
-	}
-	r, err = snap.Finish(ctx)
-	return streams, list, r, err
-}
-
 // real makes something of each kind that is carried.
 func real(t testing.TB) (dir string) {
 	t.Helper()
@@ -166,12 +143,12 @@ func TestSnapshotIsCarriedAsItIs(t *testing.T) {
 		}
 		t.Run(engine, func(t *testing.T) {
 			ctx := context.Background()
-			want, wantList, wantReport, err := dump(ctx, src)
+			want, wantList, wantReport, err := sourcetest.Dump(ctx, src)
 			if err != nil {
 				t.Fatal(err)
 			}
 			far := served(t, srv, engine, nil)
-			got, list, report, err := dump(ctx, far)
+			got, list, report, err := sourcetest.Dump(ctx, far)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -230,7 +207,7 @@ func TestServerAndKeyAreTheOnesPinned(t *testing.T) {
 		"nobody":   {func(c *Config) { c.Via = "ssh://x@127.0.0.1:1" }, "connection refused", source.Temporary},
 	} {
 		s := served(t, srv, "command", c.change)
-		if _, _, _, err := dump(context.Background(), s); err == nil || !strings.Contains(err.Error(), c.want) || source.ClassOf(err) != c.class {
+		if _, _, _, err := sourcetest.Dump(context.Background(), s); err == nil || !strings.Contains(err.Error(), c.want) || source.ClassOf(err) != c.class {
 			t.Errorf("%s: %v (%s)", what, err, source.ClassOf(err))
 		}
 		f, err := s.Examine(context.Background())
@@ -334,7 +311,7 @@ func TestCutAnywhereIsNeverASnapshot(t *testing.T) {
 	srv.Authorize(t, forced(t, dir))
 	proxy := sshtest.StartProxy(t, srv.Addr)
 	src := served(t, srv, "sqlite", func(c *Config) { c.Via = strings.Replace(c.Via, srv.Addr, proxy.Addr, 1) })
-	want, _, _, err := dump(context.Background(), src)
+	want, _, _, err := sourcetest.Dump(context.Background(), src)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -349,7 +326,7 @@ func TestCutAnywhereIsNeverASnapshot(t *testing.T) {
 	}
 	for _, n := range cuts {
 		proxy.After(n)
-		got, _, _, err := dump(context.Background(), src)
+		got, _, _, err := sourcetest.Dump(context.Background(), src)
 		if err == nil && sha256.Sum256(got["database"]) != sha256.Sum256(want["database"]) {
 			t.Errorf("cut after %d of %d bytes: a good snapshot of %d bytes, not %d", n, total, len(got["database"]), len(want["database"]))
 		}
@@ -374,7 +351,7 @@ func TestAServerThatHangsIsGivenUp(t *testing.T) {
 	})
 	proxy.Hang(50000)
 	begun := time.Now()
-	_, _, _, err := dump(context.Background(), src)
+	_, _, _, err := sourcetest.Dump(context.Background(), src)
 	if err == nil || !strings.Contains(err.Error(), "no sign of life") || time.Since(begun) > 20*time.Second {
 		t.Errorf("after %v: %v", time.Since(begun), err)
 	}

@@ -15,6 +15,7 @@ import (
 	"strongroom/source/postgres"
 	"strongroom/source/postgres/pgtest"
 	"strongroom/source/remote/ssh/sshtest"
+	"strongroom/source/sourcetest"
 )
 
 func TestAddressesAreOfTheOtherEndItself(t *testing.T) {
@@ -65,11 +66,11 @@ CREATE TABLE orders (id int PRIMARY KEY, customer int REFERENCES customers); INS
 // sameDump compares two snapshots: streams, and what was counted.
 func sameDump(t *testing.T, ctx context.Context, got, want source.Source) {
 	t.Helper()
-	a, _, ra, err := dump(ctx, got)
+	a, _, ra, err := sourcetest.Dump(ctx, got)
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _, rb, err := dump(ctx, want)
+	b, _, rb, err := sourcetest.Dump(ctx, want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,7 +115,7 @@ func TestPostgresThroughATunnel(t *testing.T) {
 	}
 	for i := range points {
 		proxy.After(i * total / points)
-		if _, _, _, err := dump(context.Background(), far); err == nil {
+		if _, _, _, err := sourcetest.Dump(context.Background(), far); err == nil {
 			t.Errorf("cut after %d of %d bytes and good", i*total/points, total)
 		}
 	}
