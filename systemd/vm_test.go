@@ -13,7 +13,7 @@ import (
 // next start, with nobody there.
 func TestABoxInAVM(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes minutes")
+		t.Skip("boots an emulated machine, which takes minutes: with -short, power cuts and memory limits were not seen")
 	}
 	t.Parallel()
 	one := packageOf(t, "1.0", "")

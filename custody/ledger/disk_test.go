@@ -154,7 +154,7 @@ func failOnce(t *testing.T, template string, n, acked int) bool {
 // On a full file system an ordinary act is refused, and a veto is written.
 func TestOnAFullDiskOnlyTheReservedKindsGoOn(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("needs root: mounts a loop device with ext4")
+		t.Skip("mounting a loop device with ext4 needs root: the ledger on a full disk was not seen")
 	}
 	dir := t.TempDir()
 	image, mount := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")

@@ -171,7 +171,7 @@ func run(t *testing.T, program string, args ...string) string {
 func disk(t *testing.T, mib int, options ...string) (image, path string, unmount func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("mounting a file system needs root")
+		t.Skip("mounting a file system needs root: that a destroyed one gives its shards was not seen")
 	}
 	top := t.TempDir()
 	image, path = filepath.Join(top, "image"), filepath.Join(top, "disk")

@@ -47,7 +47,7 @@ func Container(t testing.TB, c Config) *Machine {
 	t.Helper()
 	tree := tree(t)
 	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
-		t.Skip("there is no systemd-nspawn (Debian: systemd-container)")
+		t.Skip("there is no systemd-nspawn (Debian package systemd-container): what the units do in a running systemd was not seen")
 	}
 	if out, err := spawn(t, tree, "/bin/true").cmd.CombinedOutput(); err != nil {
 		t.Skipf("this machine starts no container: %v\n%s", err, out)

@@ -49,7 +49,7 @@ func Boot(t testing.TB, c Config) *VM {
 	t.Helper()
 	tree := tree(t)
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
-		t.Skip("there is no qemu-system-x86_64 (Debian: qemu-system-x86)")
+		t.Skip("there is no qemu-system-x86_64 (Debian package qemu-system-x86): power cuts and memory limits were not seen")
 	}
 	dir, err := os.MkdirTemp("", "strongroom-test-vm-")
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 func disk(t *testing.T, image string) (device string) {
 	t.Helper()
 	if os.Getuid() != 0 {
-		t.Skip("loop devices and mounting need root")
+		t.Skip("loop devices and mounting need root: what the mount helper does was not seen")
 	}
 	if image == "" {
 		image = filepath.Join(t.TempDir(), "image")

@@ -224,7 +224,7 @@ func compareTree(t *testing.T, dir string, files []iso.File) {
 
 func TestTheKernelMountsIt(t *testing.T) {
 	if os.Getuid() != 0 {
-		t.Skip("only root may mount an image")
+		t.Skip("only root may mount an image: that the kernel reads it was not seen")
 	}
 	if types, err := os.ReadFile("/proc/filesystems"); err != nil || !strings.Contains(string(types), "iso9660") {
 		// A module that is not loaded is not listed: mount(8) would load it.
