@@ -40,7 +40,7 @@ const (
 // after acts and hourly, until ctx ends. A crash in between is made good by the
 // next start, which begins with it.
 func (d *Daemon) KeepLedger(ctx context.Context, l Ledger) error {
-	good := time.Now()
+	good := d.c.Now()
 	for {
 		done, err := l.CopyLedger(ctx)
 		if ctx.Err() != nil {
@@ -48,11 +48,11 @@ func (d *Daemon) KeepLedger(ctx context.Context, l Ledger) error {
 		}
 		d.alarm(ctx, ledgerAhead, done.Ahead)
 		if err = errors.Join(err, done.Failed); err == nil && done.Ahead == nil {
-			good = time.Now()
+			good = d.c.Now()
 			d.alarm(ctx, ledgerStale, nil)
 		} else if err != nil {
 			d.c.Log.Warn("the ledger was not copied to every store", "error", err)
-			if time.Since(good) >= staleAfter {
+			if d.c.Now().Sub(good) >= staleAfter {
 				d.alarm(ctx, ledgerStale, fmt.Errorf("no full set of copies since %s: %w", good.UTC().Format(time.RFC3339), err))
 			}
 		}
