@@ -116,6 +116,7 @@ func (k *desk) tasks() ([]Task, error) {
 			Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
 				r.Phase("backup")
 				r.Progress(1, 2)
+				r.Progress(2, 2)
 				k.mu.Lock()
 				k.began = append(k.began, dataset)
 				does := k.does
@@ -402,4 +403,27 @@ func TestPeopleHearOfEachTroubleOnce(t *testing.T) {
 		k.passes(time.Minute)
 		time.Sleep(5 * time.Millisecond)
 	}
+}
+
+// What a job told last is seen while it runs, however soon after another it came: a
+// source may be read in a moment, and the stores take an hour.
+func TestTheLastProgressIsSeen(t *testing.T) {
+	k := newDesk(t)
+	release := make(chan struct{})
+	k.sets(func(context.Context) (state.Outcome, error) { <-release; return state.OK, nil })
+	defer k.stop()
+	defer close(release)
+	k.passes(untilSunday)
+	k.waits("one  1")
+	var got RunStatus
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		all, err := k.Runs(context.Background(), "", "", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = all[0]; got.Done == 2 {
+			return
+		}
+	}
+	t.Errorf("done is %d while the run goes on, want what was told last, 2", got.Done)
 }

@@ -44,6 +44,7 @@ func (d *Daemon) start(ctx context.Context, id state.RunID, t Task) {
 func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 	r := &reporter{d: d, id: id, task: e.task}
 	outcome, reason, err := d.do(ctx, r, e.task)
+	r.ends()
 	d.mu.Lock()
 	cancelled := e.cancelled
 	d.mu.Unlock()
@@ -127,13 +128,20 @@ type reporter struct {
 	task Task
 	tell []state.Message // with how it ends; of the run's own goroutine
 
-	mu   sync.Mutex
-	last time.Time // guarded by mu
+	writing sync.Mutex // held while a phase or a progress is recorded: none is overtaken
+
+	mu          sync.Mutex  // taken after writing, and never held for long: jobs tell every read
+	done, total int64       // what was told last, guarded by mu
+	later       *time.Timer // set while that is not recorded, guarded by mu
+	last        time.Time   // when one was recorded, guarded by mu
 }
 
 const reportEvery = time.Second
 
 func (r *reporter) Phase(name string) {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.forget()
 	if err := r.d.c.DB.Phase(context.Background(), r.id, name); err != nil {
 		r.d.c.Log.Warn("phase not recorded", "run", r.id, "error", err)
 	}
@@ -141,21 +149,48 @@ func (r *reporter) Phase(name string) {
 	r.d.publish(Happening{What: "phase", Run: r.id, Job: r.task.Job, Phase: name})
 }
 
+// Progress is recorded soon. The last one of a phase is never left out: the source
+// may have been read long before the stores have it.
 func (r *reporter) Progress(done, total int64) {
-	now := time.Now()
 	r.mu.Lock()
-	soon := now.Sub(r.last) < reportEvery
-	if !soon {
-		r.last = now
+	defer r.mu.Unlock()
+	r.done, r.total = done, total
+	if r.later == nil {
+		r.later = time.AfterFunc(max(0, reportEvery-time.Since(r.last)), r.record)
 	}
+}
+
+func (r *reporter) record() {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.mu.Lock()
+	done, total, told := r.done, r.total, r.later != nil
+	r.later, r.last = nil, time.Now()
 	r.mu.Unlock()
-	if soon {
+	if !told { // a phase began in between
 		return
 	}
 	if err := r.d.c.DB.Progress(context.Background(), r.id, done, total); err != nil {
 		r.d.c.Log.Warn("progress not recorded", "run", r.id, "error", err)
 	}
 	r.d.publish(Happening{What: "progress", Run: r.id, Job: r.task.Job, Done: done, Total: total})
+}
+
+// ends waits for what is being recorded: nothing is after it.
+func (r *reporter) ends() {
+	r.writing.Lock()
+	defer r.writing.Unlock()
+	r.forget()
+}
+
+// forget drops what was told and not recorded, with writing held.
+func (r *reporter) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.later != nil {
+		r.later.Stop()
+		r.later = nil
+	}
 }
 
 func (r *reporter) Keep(found any) {
