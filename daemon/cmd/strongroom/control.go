@@ -175,6 +175,16 @@ func pseudonymKey(stateDir string) ([]byte, error) {
 // Reload reads the configuration again. Runs go on with the old one; a mistake
 // anywhere in it changes nothing.
 func (c *control) Reload(ctx context.Context) error {
+	err := c.reload(ctx)
+	if err != nil {
+		c.log.Error("the configuration was not taken", "error", err, "goes_on", "the old one")
+	} else {
+		c.log.Info("the configuration was read again")
+	}
+	return err
+}
+
+func (c *control) reload(ctx context.Context) error {
 	c.reloading.Lock()
 	defer c.reloading.Unlock()
 	cfg, err := c.a.load()

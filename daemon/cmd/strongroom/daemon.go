@@ -79,7 +79,7 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	g.Go(func() error { return api.Serve(gctx, l, c) })
 	g.Go(func() error { return c.deliver(gctx) })
 	g.Go(func() error { return c.KeepLedger(gctx, c.kept) })
-	g.Go(func() error { reloads(gctx, c, log); return nil })
+	g.Go(func() error { reloads(gctx, c); return nil })
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil && !errors.Is(err, daemon.ErrRestart) {
 		return err
@@ -97,7 +97,7 @@ func (k *keptLedger) CopyLedger(ctx context.Context) (job.Copied, error) {
 }
 
 // reloads reads the configuration again on SIGHUP. A bad one changes nothing.
-func reloads(ctx context.Context, d *control, log *slog.Logger) {
+func reloads(ctx context.Context, d *control) {
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	defer signal.Stop(hup)
@@ -107,11 +107,7 @@ func reloads(ctx context.Context, d *control, log *slog.Logger) {
 			return
 		case <-hup:
 			systemd.Notify("RELOADING=1", fmt.Sprintf("MONOTONIC_USEC=%d", systemd.Monotonic()))
-			if err := d.Reload(ctx); err != nil {
-				log.Error("the configuration was not taken", "error", err, "goes_on", "the old one")
-			} else {
-				log.Info("the configuration was read again")
-			}
+			_ = d.Reload(ctx) // it said what is wrong
 			systemd.Notify("READY=1")
 		}
 	}

@@ -162,16 +162,19 @@ func TestTheDaemonGoesOnWhereItWas(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "a refusal of the bad one", func() bool { return strings.Contains(s.said(), `unknown key \"tenant.dataset.surprise\"`) })
+	if o := b.run(64, "reload"); !strings.Contains(o.stderr, "surprise") || !strings.Contains(o.stderr, "goes on with the old configuration") {
+		t.Error(o.stderr)
+	}
 	b.write("c.toml", good)
 	b.run(0, "run", "acme/crm")
 	b.awaits("ok", "ok")
 	b.run(64, "cancel", "1")
 	b.run(0, "runs", "acme/crm", "--last", "1")
 	b.write("c.toml", strings.Replace(good, `name = "crm"`, `name = "erp"`, 1))
-	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-		t.Fatal(err)
+	b.run(0, "reload") // waits until it was done
+	if o := b.run(0, "status"); !strings.Contains(o.stdout, "acme/erp") {
+		t.Error(o.stdout)
 	}
-	until(t, "the new dataset", func() bool { return strings.Contains(b.run(0, "status").stdout, "acme/erp") })
 	s.ends(syscall.SIGTERM, 10*time.Second)
 	if n := regexp.MustCompile(`msg="goes on" .*job=backup:acme`).FindAllString(s.said(), -1); len(n) != 1 {
 		t.Error(s.said())
@@ -254,5 +257,8 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the reload to be refused", func() bool { return strings.Contains(s.said(), "may not write to "+elsewhere) })
+	if o := b.run(1, "reload"); !strings.Contains(o.stderr, "may not write to "+elsewhere) {
+		t.Error(o.stderr)
+	}
 	s.ends(syscall.SIGTERM, 10*time.Second)
 }

@@ -94,7 +94,7 @@ Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 	c.PersistentFlags().BoolVar(&a.ui.JSON, "json", a.ui.JSON, "print JSON, one object a line")
 	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exit.With(exit.Usage, err) })
 	c.AddCommand(a.initCommand(), a.daemonCommand(), a.statusCommand(), a.watchCommand(), a.runCommand(), a.runsCommand(), a.cancelCommand(),
-		a.restartCommand(), a.scheduleCommand(), a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.boxCommand(), a.backupCommand(),
+		a.restartCommand(), a.reloadCommand(), a.scheduleCommand(), a.alarmsCommand(), a.notifyCommand(), a.auditCommand(), a.boxCommand(), a.backupCommand(),
 		a.importCommand(), a.snapshotsCommand(), a.catalogCommand(), a.lsCommand(), a.diffCommand(), a.restoreCommand(), a.checkCommand(),
 		a.drillCommand(), a.reportCommand(), a.repairCommand(), a.expireCommand(), a.compactCommand(), a.policyCommand(), a.holdCommand(),
 		a.lockCommand(), a.keysCommand(), a.stationCommand(), rescue.Command(a.ui), a.configCommand(), a.storeCommand(), a.mediaCommand(),
