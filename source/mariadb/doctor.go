@@ -55,7 +55,7 @@ func (s *Source) Examine(ctx context.Context) (_ []source.Finding, err error) {
 		return e.Findings, nil
 	}
 	e.version()
-	for _, look := range []func(context.Context) error{e.readGrants, e.weak, e.strong, e.tables, e.sessions, e.prescribe} {
+	for _, look := range []func(context.Context) error{e.readGrants, e.weak, e.strong, e.tables, e.sessions, e.drillEngine, e.prescribe} {
 		if err := look(ctx); err != nil {
 			return nil, fmt.Errorf("mariadb: examine %s: %w", e.dialer.name(), err)
 		}
@@ -284,6 +284,23 @@ func (e *exam) sessions(ctx context.Context) error {
 		}
 	}
 	e.OK("sessions", fmt.Sprintf("%d can be opened", needed))
+	return nil
+}
+
+// drillFiles are what a drill makes a server from, as Debian installs them. Which
+// version that is only the program itself tells, and a drill asks it.
+var drillFiles = []string{"/usr/sbin/mariadbd", "/usr/share/mysql/mysql_system_tables.sql", "/usr/share/mysql/mysql_system_tables_data.sql"}
+
+// drillEngine: a snapshot is proven by a restore into a server of this box.
+func (e *exam) drillEngine(context.Context) error {
+	for _, f := range drillFiles {
+		if _, err := os.Stat(f); err != nil {
+			e.Warn("drill-engine", "no MariaDB server is installed here: "+err.Error(), "snapshots of this server cannot be proven by a restore on this machine",
+				fmt.Sprintf("apt-get install mariadb-server, of version %d.%d; it need not run", e.srv.Major/100, e.srv.Major%100))
+			return nil
+		}
+	}
+	e.OK("drill-engine", "a MariaDB server is installed here")
 	return nil
 }
 

@@ -148,3 +148,16 @@ func TestExaminationOfADatabase(t *testing.T) {
 		}
 	}
 }
+
+func TestTheEngineOfDrillsIsLookedFor(t *testing.T) {
+	srv := mariadbtest.Start(t)
+	db := srv.CreateDatabase(t)
+	if _, all := examine(t, Config{URL: srv.URL(db, "root")}); all["drill-engine"].Severity != source.OK {
+		t.Errorf("%+v", all["drill-engine"])
+	}
+	defer func(was []string) { drillFiles = was }(drillFiles)
+	drillFiles = append(slices.Clone(drillFiles), filepath.Join(t.TempDir(), "mariadbd"))
+	if _, all := examine(t, Config{URL: srv.URL(db, "root")}); all["drill-engine"].Severity != source.Warn || !strings.Contains(all["drill-engine"].Remedy, "apt-get install mariadb-server, of version 10.11") {
+		t.Errorf("%+v", all["drill-engine"])
+	}
+}
