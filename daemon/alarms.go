@@ -94,16 +94,17 @@ func (d *Daemon) wakeTeller(yes bool) {
 
 // judge raises and clears alarms by how a run ended. What was cancelled or
 // skipped says nothing.
-func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome state.Outcome, reason string) {
+func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome state.Outcome, reason string, why notify.Cause) {
+	failed := func(kind notify.Kind) {
+		e := d.event(kind, t)
+		e.Run, e.Cause = int64(id), why
+		d.raise(ctx, t, e, reason)
+	}
 	switch {
 	case t.Kind == state.Drill && outcome == state.Failed:
-		e := d.event(notify.DrillFailed, t)
-		e.Run = int64(id)
-		d.raise(ctx, t, e, reason)
+		failed(notify.DrillFailed)
 	case t.Within > 0 && outcome == state.Failed:
-		e := d.event(notify.Unproven, t)
-		e.Run = int64(id)
-		d.raise(ctx, t, e, reason)
+		failed(notify.Unproven)
 	case t.Within > 0 && outcome == state.OK:
 		d.clear(ctx, t, notify.Unproven, d.messages(d.event(notify.Recovered, t)))
 	case t.Kind == state.Drill && outcome == state.OK:
@@ -121,9 +122,7 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 	}
 	switch outcome {
 	case state.Failed:
-		e := d.event(notify.Failed, t)
-		e.Run = int64(id)
-		d.raise(ctx, t, e, reason)
+		failed(notify.Failed)
 	case state.OK, state.Partial:
 		// People hear of a recovery once, whichever alarms it ends.
 		good := d.messages(d.event(notify.Recovered, t))

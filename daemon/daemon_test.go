@@ -14,6 +14,7 @@ import (
 	"strongroom/daemon/notify"
 	"strongroom/daemon/schedule"
 	"strongroom/daemon/state"
+	"strongroom/source"
 )
 
 // desk is a daemon with tasks that do what a test says, and a clock of its own.
@@ -38,6 +39,9 @@ func (k *desk) Messages(e notify.Event) ([]state.Message, error) {
 		return nil, nil // of switches
 	}
 	text := e.Kind.String() + " " + e.Dataset.String()
+	if e.Cause != notify.Unknown {
+		text += ", " + e.Cause.String()
+	}
 	return []state.Message{{Event: text + e.Time.String(), Channel: "test", Body: text}}, nil
 }
 
@@ -365,17 +369,19 @@ func TestPeopleHearOfEachTroubleOnce(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	}
-	fails := func(context.Context) (state.Outcome, error) { return "", errors.New("away") }
+	fails := func(context.Context) (state.Outcome, error) {
+		return "", source.WithClass(source.Temporary, errors.New("away"))
+	}
 	works := func(context.Context) (state.Outcome, error) { return state.OK, nil }
 	run(works, "ok")
 	run(fails, "failed")
-	k.hears("failed one")
+	k.hears("failed one, source-away")
 	run(fails, "failed")
 	if all, err := k.Alarms(t.Context()); err != nil || len(all) != 1 || all[0].Reason != "away" {
 		t.Fatalf("%+v, %v", all, err)
 	}
 	run(works, "ok")
-	k.hears("failed one", "recovered one")
+	k.hears("failed one, source-away", "recovered one")
 	if all, err := k.Alarms(t.Context()); err != nil || len(all) != 0 {
 		t.Errorf("%+v, %v", all, err)
 	}

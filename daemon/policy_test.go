@@ -95,7 +95,7 @@ var allowed = map[string][]string{
 	"daemon/job":               {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
 	"daemon/cmd/strongroom":    {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "daemon/support", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
 	"systemd":                  {},
-	"daemon":                   {"custody/receipt", "repo", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"daemon":                   {"custody/receipt", "repo", "repo/spread", "repo/store", "source", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
 	"systemd/systemdtest":      {}, // sees a box from outside
 	"daemon/api":               {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":          {},

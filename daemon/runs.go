@@ -69,7 +69,7 @@ func (d *Daemon) execute(ctx context.Context, id state.RunID, e *execution) {
 		return
 	}
 	d.wakeTeller(len(r.tell) > 0)
-	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason)
+	d.judge(context.WithoutCancel(ctx), id, e.task, outcome, reason, causeOf(e.task, outcome, err))
 	d.recatalogue(ctx, e.task, outcome)
 	level := slog.LevelInfo
 	if outcome == state.Failed {
