@@ -63,8 +63,8 @@ figures: packages build
 	STRONGROOM_FIGURES=1 go test -count=1 -timeout 60m -v -run TestFigures ./daemon/figures
 
 # Four weeks of a box that runs by itself, of two minutes each.
-weeks: packages bin/versitygw build
-	STRONGROOM_WEEKS=1 go test -count=1 -timeout 30m -v -run TestFourWeeksUnattended ./daemon/cmd/strongroom
+weeks: packages tree
+	STRONGROOM_WEEKS=1 go test -count=1 -timeout 30m -v -run TestFourWeeksUnattended ./systemd
 
 # The long tiers: every kill point, every fault; a table of them at the end. They
 # take about a day, nearly all of it the simulation of repo/expire.

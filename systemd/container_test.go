@@ -27,6 +27,7 @@ func TestABoxInAContainer(t *testing.T) {
 	}{
 		{"an upgrade waits for what runs", upgrade},
 		{"a stop is a pause", stopped},
+		{"a store that was away comes back", away},
 		{"the credential is sealed", sealed},
 		{"a newer state is refused", newer},
 		{"a mistake in the configuration is told once", mistaken},
@@ -87,6 +88,20 @@ func stopped(t *testing.T, b *box) {
 		t.Errorf("%+v, want ok at the second attempt", r)
 	}
 	b.restores()
+}
+
+// away starts the daemon while a store is not there. When it is back, nobody has to
+// tell the daemon, to which Landlock would keep it closed.
+func away(t *testing.T, b *box) {
+	b.Run("systemctl stop strongroom; mv /srv/strongroom/three /srv/strongroom/away; systemctl start strongroom")
+	b.answers()
+	before := b.pid()
+	b.Run("mv /srv/strongroom/away /srv/strongroom/three")
+	b.Until("the restart", time.Minute, fmt.Sprintf(`test "$(systemctl show --value -p MainPID strongroom)" != %d && strongroom status`, before))
+	b.Run("strongroom run acme/tickets")
+	if r := b.waits("a backup", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" {
+		t.Errorf("%+v", r)
+	}
 }
 
 // sealed follows docs/install.md: the daemon gets its credential from systemd, and

@@ -55,8 +55,8 @@ type Config struct {
 // Confine tries what the unit must not let this process do, and then takes from
 // it, for good and in all threads, the right to write anywhere but below
 // c.Writable. Programs that it starts inherit that. A directory that is not
-// there is left out: nothing can be written to it until the next start. Where
-// the kernel has no Landlock the table says so.
+// there is left out: nothing can be written to it until the next start (Places tell
+// when that is due). Where the kernel has no Landlock the table says so.
 //
 // The unit's ProtectSystem= does the same with mounts. Landlock also holds where
 // a drop-in loosens the unit, and keeps the process from mounting anything.

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // nspawn are the arguments of every container. All capabilities but that of making
@@ -198,6 +200,35 @@ func (k *container) enter(ctx context.Context, args ...string) (string, int, err
 		return out.String(), exit.ExitCode(), nil
 	}
 	return out.String(), 0, err
+}
+
+// Network has the function open its sockets in the container's network, in which
+// they stay: a server of the test's own that the container reaches.
+func (m *Machine) Network(open func()) {
+	m.t.Helper()
+	k, ok := m.in.(*container)
+	if !ok {
+		m.t.Fatal("an emulated machine has no network that a test could enter")
+	}
+	there, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", k.leader))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer there.Close()
+	here, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	defer here.Close()
+	runtime.LockOSThread() // it is this thread that enters
+	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
+		m.t.Fatalf("the container's network: %v", err)
+	}
+	open()
+	if err := unix.Setns(int(here.Fd()), unix.CLONE_NEWNET); err != nil {
+		m.t.Fatalf("back from the container's network: %v", err) // the thread ends with its goroutine
+	}
+	runtime.UnlockOSThread()
 }
 
 // run has the container's manager start the script, so that it has what services

@@ -25,6 +25,7 @@ import (
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
 	"strongroom/daemon/state"
+	"strongroom/daemon/walls"
 	"strongroom/systemd"
 )
 
@@ -53,8 +54,9 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 		return err
 	}
 	defer site.Close()
+	var places walls.Places
 	if confined {
-		if err := confine(ctx, site.Config, log); err != nil {
+		if places, err = confine(ctx, site.Config, log); err != nil {
 			return err
 		}
 	}
@@ -80,6 +82,7 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	g.Go(func() error { return c.deliver(gctx) })
 	g.Go(func() error { return c.KeepLedger(gctx, c.kept) })
 	g.Go(func() error { reloads(gctx, c); return nil })
+	g.Go(func() error { return c.follow(gctx, places) })
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil && !errors.Is(err, daemon.ErrRestart) {
 		return err
