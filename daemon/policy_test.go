@@ -75,7 +75,7 @@ var allowed = map[string][]string{
 	"daemon/drill/sandbox/sandboxtest": {},
 
 	// It is root, and is nothing else.
-	"custody/cmd/strongroom-mountd": {"custody/media/mount"},
+	"custody/cmd/strongroom-mountd": {"custody/media/mount", "systemd/probe"},
 	"repo/store/media":              {"repo/store", "repo/store/dir", "repo/store/media/..."},
 	"repo/store/media/mount":        {},
 	"repo/store/media/parity":       {"erasure"}, // the same code within a medium
@@ -91,11 +91,12 @@ var allowed = map[string][]string{
 	"daemon/plain":             {},
 	"daemon/support":           {"daemon/plain"},                                                                                                                                                                                                                                                                             // is given what it packs
 	"daemon/metrics":           {"daemon", "daemon/notify", "daemon/state"},                                                                                                                                                                                                                                                  // shows what the daemon's overview has
-	"daemon/walls":             {"custody/receipt"},                                                                                                                                                                                                                                                                          // whose table of walls it is
+	"daemon/walls":             {"custody/receipt", "systemd/probe"},                                                                                                                                                                                                                                                         // whose table of walls it is
 	"daemon/job":               {"custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/media/...", "daemon/config", "erasure", "repo", "repo/...", "source", "source/...", "daemon/doctor", "daemon/walls", "custody/receipt", "daemon/drill", "daemon/state", "daemon/drill/..."}, // the sandbox: a cold drill recovers in it
-	"daemon/cmd/strongroom":    {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "daemon/support", "systemd", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
+	"daemon/cmd/strongroom":    {"daemon/walls", "custody/exit", "custody/keys", "custody/keys/...", "custody/ledger", "custody/media", "custody/rescue", "daemon", "daemon/api", "daemon/config", "daemon/job", "daemon/metrics", "daemon/notify", "daemon/plain", "daemon/state", "daemon/support", "systemd", "systemd/probe", "repo", "repo/...", "source", "source/...", "custody/receipt", "daemon/drill/...", "custody/receipt/..."},
 	"systemd":                  {},
 	"daemon":                   {"custody/receipt", "repo", "repo/spread", "repo/store", "source", "daemon/config", "daemon/job", "daemon/notify", "daemon/schedule", "daemon/state", "systemd"},
+	"systemd/probe":            {}, // for the smallest helper too
 	"systemd/systemdtest":      {}, // sees a box from outside
 	"daemon/api":               {"daemon", "daemon/notify", "daemon/state"},
 	"daemon/cmd/demo":          {},

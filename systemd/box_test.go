@@ -83,14 +83,16 @@ type run struct {
 }
 
 // backups are the last ones of the database, newest first.
-func (b *box) backups() (out []run) {
+func (b *box) backups() []run { b.t.Helper(); return b.backupsOf("acme/tickets") }
+
+func (b *box) backupsOf(dataset string) (out []run) {
 	b.t.Helper()
 	var all struct{ Runs []run }
-	if err := json.Unmarshal([]byte(b.Run("strongroom runs acme/tickets --json")), &all); err != nil {
+	if err := json.Unmarshal([]byte(b.Run("strongroom runs "+dataset+" --json")), &all); err != nil {
 		b.t.Fatal(err)
 	}
 	for _, r := range all.Runs {
-		if r.Job == "backup:acme/tickets" {
+		if r.Job == "backup:"+dataset {
 			out = append(out, r)
 		}
 	}

@@ -15,6 +15,12 @@ type Confine struct {
 	Missing []string `toml:"missing"`
 }
 
+// ReaderConfine is about the walls around a reader.
+type ReaderConfine struct {
+	// Missing is that of Confine.
+	Missing []string `toml:"missing"`
+}
+
 func (c Confine) check() error {
 	for _, p := range c.Writable {
 		if !filepath.IsAbs(p) || filepath.Clean(p) == "/" {
@@ -45,8 +51,8 @@ func (c *Config) WritablePaths() []string {
 
 // CheckWalls wants names that there are: one that is mistyped would excuse
 // nothing.
-func (c Confine) CheckWalls(names []string) error {
-	for _, m := range c.Missing {
+func CheckWalls(missing, names []string) error {
+	for _, m := range missing {
 		if !slices.Contains(names, m) {
 			return fmt.Errorf("[confine] missing: there is no wall %q; there are %q", m, names)
 		}

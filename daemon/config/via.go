@@ -100,6 +100,7 @@ type Reader struct {
 	// Scratch is where it may put encrypted, nameless files, for SQLite
 	// databases that are not in WAL mode; default /var/tmp.
 	Scratch  string          `toml:"scratch"`
+	Confine  ReaderConfine   `toml:"confine"`
 	Datasets []ReaderDataset `toml:"dataset"`
 }
 

@@ -1,5 +1,5 @@
-// Package walls confines the daemon with Landlock, and tries what its unit must
-// not let it do.
+// Package walls confines the daemon with Landlock, and tries what the daemon's and
+// the readers' units must not let them do.
 package walls
 
 import (
@@ -15,29 +15,13 @@ import (
 	"github.com/landlock-lsm/go-landlock/landlock"
 
 	"strongroom/custody/receipt"
+	"strongroom/systemd/probe"
 )
 
-// Names of the walls, in the order of the table.
-const (
-	Devices     = "devices"
-	Credentials = "credentials"
-	Network     = "raw network"
-	Files       = "files outside"
-	Homes       = "homes"
-	Processes   = "other processes"
-	Powers      = "capabilities"
-	Namespaces  = "namespaces"
-	Code        = "writable code"
-	Calls       = "system calls"
-	Memory      = "memory"
-	Swap        = "swap"
-	Cores       = "core dumps"
-	Landlock    = "landlock"
-)
-
-// Names returns all of them.
+// Names returns those of the daemon's walls, in the order of the table.
 func Names() []string {
-	return []string{Devices, Credentials, Network, Files, Homes, Processes, Powers, Namespaces, Code, Calls, Memory, Swap, Cores, Landlock}
+	return []string{probe.Devices, probe.Credentials, probe.RawNetwork, probe.Files, probe.Homes, probe.Processes, probe.Powers, probe.Namespaces,
+		probe.Code, probe.Calls, probe.Memory, probe.Swap, probe.Cores, probe.Landlock}
 }
 
 // ErrMissing is a wall that does not hold and that nobody expects to be absent.
@@ -68,8 +52,30 @@ func Confine(c Config) (Table, error) {
 	if err != nil {
 		return t, fmt.Errorf("landlock: %w", err)
 	}
-	t.Walls = append(t.Walls, confinement())
+	t.Walls = append(t.Walls, receipt.Wall(probe.MakeShared()))
 	return t, nil
+}
+
+// tryAll tries everything but what Landlock is for. It needs TCP to its stores, and
+// nothing below.
+func tryAll(c Config) []receipt.Wall {
+	var out []receipt.Wall
+	for _, w := range []probe.Wall{
+		probe.OpenDisks(), probe.ReadCredentials(), probe.MakeRawSockets(), probe.MakeFiles(c.StateDir), probe.ListHomes(), probe.SeeProcesses(),
+		unprivileged(), probe.MakeNamespace(c.Self, c.Args...), probe.MapCode(), probe.MakeCall(), probe.LookUpMemory(), probe.LookUpSwap(), probe.DumpCores(),
+	} {
+		out = append(out, receipt.Wall(w))
+	}
+	return out
+}
+
+// unprivileged: root owns too much to need capabilities.
+func unprivileged() probe.Wall {
+	w := probe.HavePowers(0)
+	if os.Getuid() == 0 {
+		w.Got, w.Holds = w.Got+", root", false
+	}
+	return w
 }
 
 // Outside returns those of paths that a process confined to writable may not

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"strongroom/systemd/probe"
 )
 
 // tried is what a confined process found.
@@ -116,16 +118,16 @@ func TestAConfinedProcessWritesOnlyWhereItMay(t *testing.T) {
 		t.Errorf("the table has %q, want %q", names, Names())
 	}
 	missing := r.Table.Missing(nil)
-	if slices.Contains(missing, Landlock) {
+	if slices.Contains(missing, probe.Landlock) {
 		t.Errorf("missing: %q", missing)
 	}
 	// Tests run without a unit: whatever they may do must be found.
 	for wall, can := range map[string]bool{
-		Powers: true, // nobody set "no new privileges" before
-		Calls:  true,
-		Code:   true,
-		Files:  os.Getuid() == 0,
-		Network: func() bool {
+		probe.Powers: true, // nobody set "no new privileges" before
+		probe.Calls:  true,
+		probe.Code:   true,
+		probe.Files:  os.Getuid() == 0,
+		probe.RawNetwork: func() bool {
 			fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 			unix.Close(fd)
 			return err == nil

@@ -27,6 +27,8 @@ type Server struct {
 	// Offers are all that may be read, by name. A client says which; it says
 	// nothing else, no path and no argument.
 	Offers map[string]Offer
+	// Refuses is why nothing is served: every request ends with it.
+	Refuses error
 	// Silence is after how long without a sign of life a client is given up;
 	// 0 means two minutes.
 	Silence time.Duration
@@ -174,6 +176,9 @@ func (v *serving) live(ctx context.Context, every time.Duration) {
 
 // act does what was asked for.
 func (v *serving) act(ctx context.Context, r request) error {
+	if v.Refuses != nil {
+		return source.WithClass(source.Refused, v.Refuses)
+	}
 	offer, ok := v.Offers[r.Dataset]
 	if !ok {
 		return source.WithClass(source.Refused, fmt.Errorf("dataset %q is not among those that this reader may read: %s",

@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"strongroom/custody/exit"
 	"strongroom/daemon/config"
 	"strongroom/daemon/walls"
+	"strongroom/systemd/probe"
 )
 
 // confine takes from this process what it does not need, tries what it must not
@@ -18,7 +20,7 @@ import (
 // is missing, and that the configuration does not name, is an error. It returns
 // what the directories were to which the process may go on to write.
 func confine(ctx context.Context, c *config.Config, log *slog.Logger) (walls.Places, error) {
-	if err := c.Confine.CheckWalls(walls.Names()); err != nil {
+	if err := config.CheckWalls(c.Confine.Missing, walls.Names()); err != nil {
 		return nil, exit.With(exit.Usage, fmt.Errorf("%s: %w", c.Path, err))
 	}
 	self, err := os.Executable()
@@ -31,18 +33,13 @@ func confine(ctx context.Context, c *config.Config, log *slog.Logger) (walls.Pla
 		return nil, err
 	}
 	for _, w := range t.Walls {
-		level := slog.LevelInfo
-		if !w.Holds {
-			level = slog.LevelWarn
-		}
-		log.Log(ctx, level, "wall", "name", w.Name, "holds", w.Holds, "tried", w.Tried, "got", w.Got)
+		logWall(ctx, log, probe.Wall(w))
 	}
 	if err := t.Write(c.StateDir); err != nil {
 		return nil, err
 	}
 	if missing := t.Missing(c.Confine.Missing); len(missing) > 0 {
-		return nil, exit.With(exit.Refused, fmt.Errorf("%w: %s. The unit was loosened, or this system cannot keep it up; where that is known and meant, [confine] names them: missing = [\"%s\"]",
-			walls.ErrMissing, strings.Join(missing, ", "), strings.Join(missing, `", "`)))
+		return nil, missed(missing)
 	}
 	return places, nil
 }
@@ -81,6 +78,36 @@ func (c *control) follow(ctx context.Context, places walls.Places) error {
 			return nil
 		}
 	}
+}
+
+// confineReader tries what the unit of a reader must not let it do.
+func confineReader(ctx context.Context, r *config.Reader, passed syscall.Conn, log *slog.Logger) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	all := walls.TryReader(passed, self, "version")
+	for _, w := range all {
+		logWall(ctx, log, w)
+	}
+	if missing := probe.Missing(all, r.Confine.Missing); len(missing) > 0 {
+		return missed(missing)
+	}
+	return nil
+}
+
+func logWall(ctx context.Context, log *slog.Logger, w probe.Wall) {
+	level := slog.LevelInfo
+	if !w.Holds {
+		level = slog.LevelWarn
+	}
+	log.Log(ctx, level, "wall", "name", w.Name, "holds", w.Holds, "tried", w.Tried, "got", w.Got)
+}
+
+// missed is the error of walls that are missing and that nobody named.
+func missed(missing []string) error {
+	return exit.With(exit.Refused, fmt.Errorf("%w: %s. The unit was loosened, or this system cannot keep it up; where that is known and meant, [confine] names them: missing = [\"%s\"]",
+		walls.ErrMissing, strings.Join(missing, ", "), strings.Join(missing, `", "`)))
 }
 
 // stillConfined refuses a configuration that a confined process cannot carry

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"strongroom/daemon/walls"
+	"strongroom/systemd/probe"
 )
 
 // A service is a daemon that runs.
@@ -233,7 +234,7 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 	}
 	var all []string
 	for _, name := range walls.Names() {
-		if name != walls.Landlock {
+		if name != probe.Landlock {
 			all = append(all, `"`+name+`"`)
 		}
 	}

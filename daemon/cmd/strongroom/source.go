@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"os/signal"
@@ -17,13 +18,15 @@ import (
 	"strongroom/custody/exit"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
+	"strongroom/daemon/walls"
 	"strongroom/source/remote"
 	"strongroom/systemd"
 )
 
 func (a *app) sourceCommand() *cobra.Command {
 	c := &cobra.Command{Use: "source", Short: "Read datasets for a daemon that cannot: on a client's server, or with other rights"}
-	c.AddCommand(&cobra.Command{
+	var confined bool
+	serve := &cobra.Command{
 		Use:   "serve FILE",
 		Short: "Serve the datasets that FILE names, over standard input and output or the service manager's socket",
 		Long: `Serve the datasets that FILE names, and nothing else, to a daemon at the other
@@ -40,28 +43,84 @@ is read at each start, and is refused if others than its owner may write to it:
   name = "acme/files"      # TENANT/DATASET, as the daemon's configuration has it
   source = "files"         # or "sqlite" with a path, or "command"
   path = "/srv/crm"
-  exclude = ["*.tmp"]`,
+  exclude = ["*.tmp"]
+
+With --confined, as strongroom-source@.service has it, it first tries what its
+unit must not let it do, and refuses where a wall is missing that FILE does not
+name:
+
+  [confine]
+  missing = ["network"]    # a drop-in gives it one`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := config.LoadReader(args[0])
+			r, err := loadReader(args[0])
 			if err != nil {
 				return exit.With(exit.Usage, err)
 			}
-			s, err := job.NewReader(r, "strongroom "+version)
-			if err != nil {
-				return exit.With(exit.Usage, err)
-			}
-			l, err := systemd.Listener()
-			if err != nil {
-				return err
-			}
-			if l != nil {
-				return serveAll(cmd.Context(), s, l, a.ui.Log)
-			}
-			return serveStdio(cmd.Context(), s)
+			return a.serveSource(cmd.Context(), r, confined)
 		},
-	})
+	}
+	serve.Flags().BoolVar(&confined, "confined", false, "try what its unit must not let it do, and refuse where a wall is missing")
+	c.AddCommand(serve)
 	return c
+}
+
+// loadReader reads the file of a reader. Walls that are missing are named in it
+// whether or not it is confined.
+func loadReader(path string) (*config.Reader, error) {
+	r, err := config.LoadReader(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := config.CheckWalls(r.Confine.Missing, walls.ReaderNames()); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+func (a *app) serveSource(ctx context.Context, r *config.Reader, confined bool) error {
+	s, err := job.NewReader(r, "strongroom "+version)
+	if err != nil {
+		return exit.With(exit.Usage, err)
+	}
+	l, err := systemd.Listener()
+	if err != nil {
+		return err
+	}
+	if confined {
+		passed, _ := l.(syscall.Conn)
+		if err := confineReader(ctx, r, passed, slog.New(a.newLog(&slog.LevelVar{}))); err != nil {
+			return errors.Join(err, refuseAll(ctx, s, l, err))
+		}
+	}
+	if l != nil {
+		return serveAll(ctx, s, l, a.ui.Log)
+	}
+	return serveStdio(ctx, s)
+}
+
+// refuseAll tells clients that wait why nothing is served. One that is not told
+// would have the service manager start the reader again at once, and soon give the
+// socket up.
+func refuseAll(ctx context.Context, s *remote.Server, l net.Listener, why error) error {
+	d, ok := l.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return nil // no socket, and nobody waits
+	}
+	s.Refuses = why
+	defer context.AfterFunc(ctx, func() { l.Close() })()
+	for {
+		if err := d.SetDeadline(time.Now().Add(time.Second)); err != nil {
+			return err
+		}
+		conn, err := l.Accept()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("serve: %w", err)
+		}
+		_ = s.Serve(ctx, conn) // it ends with why
+	}
 }
 
 // stdio is a connection whose ends are two files.
