@@ -65,7 +65,6 @@ func (b *box) walls(unit string) (hold, miss []string) {
 			hold = append(hold, m[1])
 		} else {
 			miss = append(miss, m[1])
-			b.t.Log(m[0])
 		}
 	}
 	return hold, miss

@@ -36,14 +36,11 @@ const (
 
 // Serve answers one request.
 func Serve(ctx context.Context, d Direct, r io.Reader, w io.Writer) error {
-	var q request
-	dec := json.NewDecoder(io.LimitReader(r, maxRequest))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&q); err != nil {
+	q, err := read(r)
+	if err != nil {
 		return errors.Join(fmt.Errorf("mount helper: request: %w", err), reply(w, answer{Error: "that is no request"}))
 	}
 	var a answer
-	var err error
 	switch q.Verb {
 	case "list":
 		a.List, err = d.List(ctx)
@@ -63,6 +60,20 @@ func Serve(ctx context.Context, d Direct, r io.Reader, w io.Writer) error {
 		}
 	}
 	return errors.Join(err, reply(w, a))
+}
+
+// Refuse answers one request, whatever it asks for, with the reason why nothing is
+// done.
+func Refuse(why error, r io.Reader, w io.Writer) error {
+	_, err := read(r) // what is left unread would take the answer away
+	return errors.Join(err, reply(w, answer{Error: why.Error()}))
+}
+
+func read(r io.Reader) (q request, err error) {
+	dec := json.NewDecoder(io.LimitReader(r, maxRequest))
+	dec.DisallowUnknownFields()
+	err = dec.Decode(&q)
+	return q, err
 }
 
 func reply(w io.Writer, a answer) error { return json.NewEncoder(w).Encode(a) }

@@ -260,3 +260,13 @@ func TestAMediumCannotStopTheMachine(t *testing.T) {
 		}
 	})
 }
+
+func TestARefusalIsAnAnswer(t *testing.T) {
+	for _, q := range []string{`{"verb":"list"}`, "x\n"} {
+		var out strings.Builder
+		Refuse(errors.New("a wall is missing"), strings.NewReader(q), &out)
+		if out.String() != `{"error":"a wall is missing"}`+"\n" {
+			t.Errorf("%q: answered %s", q, out.String())
+		}
+	}
+}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"strongroom/daemon/walls"
 	"strongroom/source"
 	"strongroom/source/mariadb/mariadbtest"
 	"strongroom/source/postgres/pgtest"
@@ -239,6 +240,56 @@ func TestReaderReadsNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	if o := (&testBox{t: t, dir: dir}).run(64, "source", "serve", f.file()); !strings.Contains(o.stderr, "lets others write to it") {
+		t.Error(o.stderr)
+	}
+}
+
+// A confined reader tries its walls before it serves: without a unit nearly none
+// stands. Who asks is told which, and not only the journal.
+func TestAConfinedReaderServesNothingWhereAWallIsMissing(t *testing.T) {
+	f := newFar(t, "unix")
+	socket := filepath.Join(t.TempDir(), "crm.sock")
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, remoteDataset("files", "unix", fmt.Sprintf("via = %q\n", "unix:"+socket)))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	serve := func(missing string) (ends func() (code int, said string)) {
+		t.Helper()
+		if err := os.WriteFile(f.file(), []byte("confine.missing = ["+missing+"]\n"+f.reader), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command("systemd-socket-activate", "-l", socket, program(t, "strongroom"), "source", "serve", "--confined", f.file())
+		var said strings.Builder
+		cmd.Stderr = &said
+		os.Remove(socket)
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { cmd.Process.Kill() })
+		until(t, "the socket", func() bool { _, err := os.Stat(socket); return err == nil })
+		return func() (int, string) {
+			_ = cmd.Wait()
+			return cmd.ProcessState.ExitCode(), said.String()
+		}
+	}
+	ends := serve("")
+	if o := b.run(20, "backup", "acme/files-unix"); !strings.Contains(o.stderr, "a wall is missing") || !strings.Contains(o.stderr, `"network"`) {
+		t.Error(o.stderr)
+	}
+	if code, said := ends(); code != 20 || !strings.Contains(said, `"network"`) || strings.Count(said, "msg=wall") != len(walls.ReaderNames()) {
+		t.Errorf("%d, %s", code, said)
+	}
+	serve(`"` + strings.Join(walls.ReaderNames(), `", "`) + `"`)
+	b.run(0, "backup", "acme/files-unix")
+	if err := os.WriteFile(f.file(), []byte("confine.missing = [\"landlock\"]\n"+f.reader), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o := b.run(64, "source", "serve", f.file()); !strings.Contains(o.stderr, `there is no wall "landlock"`) {
+		t.Error(o.stderr)
+	}
+	if err := os.WriteFile(f.file(), []byte("confine.writable = [\"/srv\"]\n"+f.reader), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if o := b.run(64, "source", "serve", f.file()); !strings.Contains(o.stderr, "unknown key") {
 		t.Error(o.stderr)
 	}
 }
