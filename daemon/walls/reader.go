@@ -18,7 +18,7 @@ func ReaderNames() []string {
 // write where a dataset needs it, and commands are anybody's.
 func TryReader(passed syscall.Conn, self string, args ...string) []probe.Wall {
 	return []probe.Wall{
-		probe.OpenDisks(), probe.ReadCredentials(), probe.MakeRawSockets(), probe.ReachNetwork(passed), probe.MakeFiles("/tmp"), probe.WriteHomes(),
+		probe.OpenDisks(), probe.ReadCredentials(), probe.MakeRawSockets(), probe.ReachNetwork(passed), probe.MakeFilesByMount("/tmp"), probe.WriteHomes(),
 		probe.SeeProcesses(), probe.HavePowers(0), probe.MakeNamespace(self, args...), probe.MapCode(), probe.MakeCall(), probe.LookUpMemory(),
 		probe.LookUpSwap(), probe.DumpCores(),
 	}

@@ -135,11 +135,16 @@ func networks(passed syscall.Conn) (own, other uint64, err error) {
 	return own, other, errors.Join(cerr, err)
 }
 
-// MakeFiles makes files where the unit has nothing to write. That a mode refuses it
-// there is not enough: the mount has to. In state a file can be made: else nothing
-// was tried.
+// outside are directories where no unit has anything to write. What lies below may
+// be given to one by a drop-in.
+func outside() []string {
+	return []string{"/", "/etc", "/usr", "/var", "/var/lib", "/opt", "/srv", "/run"}
+}
+
+// MakeFiles makes files outside. In state a file can be made: else nothing was
+// tried.
 func MakeFiles(state string) Wall {
-	w := Wall{Name: Files, Tried: "make a file in /, /etc, /usr, /var, /var/lib, /opt, /srv, /run", Holds: true}
+	w := Wall{Name: Files, Tried: "make a file in " + strings.Join(outside(), ", "), Holds: true}
 	made := func(dir string) bool {
 		f, err := os.CreateTemp(dir, ".strongroom-probe-")
 		if err != nil {
@@ -150,13 +155,9 @@ func MakeFiles(state string) Wall {
 		os.Remove(f.Name())
 		return true
 	}
-	for _, d := range []string{"/", "/etc", "/usr", "/var", "/var/lib", "/opt", "/srv", "/run"} {
+	for _, d := range outside() {
 		if made(d) {
 			w.Got, w.Holds = "made one in "+d, false
-			return w
-		}
-		if err := changed(d); err != unix.EROFS && err != unix.ENOENT && d != "/run" {
-			w.Got, w.Holds = fmt.Sprintf("only the mode of %s is against it (%s)", d, w.Got), false
 			return w
 		}
 	}
@@ -166,6 +167,19 @@ func MakeFiles(state string) Wall {
 		return w
 	}
 	w.Got = reason
+	return w
+}
+
+// MakeFilesByMount is MakeFiles for who is not confined by Landlock: that a mode
+// is against it is no wall then, the mount has to be. But in /run: in a container
+// systemd 252 leaves that writable to a unit with ProtectKernelTunables=.
+func MakeFilesByMount(state string) Wall {
+	w := MakeFiles(state)
+	for _, d := range outside() {
+		if err := changed(d); w.Holds && err != unix.EROFS && err != unix.ENOENT && d != "/run" {
+			w.Got, w.Holds = fmt.Sprintf("only the mode of %s is against it (%s)", d, w.Got), false
+		}
+	}
 	return w
 }
 
