@@ -171,8 +171,8 @@ func MakeFiles(state string) Wall {
 }
 
 // MakeFilesByMount is MakeFiles for who is not confined by Landlock: that a mode
-// is against it is no wall then, the mount has to be. But in /run: in a container
-// systemd 252 leaves that writable to a unit with ProtectKernelTunables=.
+// is against it is no wall then, the mount has to be. But in /run, which systemd
+// 252 leaves writable to a unit with ProtectKernelTunables=.
 func MakeFilesByMount(state string) Wall {
 	w := MakeFiles(state)
 	for _, d := range outside() {
