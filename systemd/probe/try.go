@@ -171,12 +171,11 @@ func MakeFiles(state string) Wall {
 }
 
 // MakeFilesByMount is MakeFiles for who is not confined by Landlock: that a mode
-// is against it is no wall then, the mount has to be. But in /run, which systemd
-// 252 leaves writable to a unit with ProtectKernelTunables=.
+// is against it is no wall then, the mount has to be.
 func MakeFilesByMount(state string) Wall {
 	w := MakeFiles(state)
 	for _, d := range outside() {
-		if err := changed(d); w.Holds && err != unix.EROFS && err != unix.ENOENT && d != "/run" {
+		if err := changed(d); w.Holds && err != unix.EROFS && err != unix.ENOENT {
 			w.Got, w.Holds = fmt.Sprintf("only the mode of %s is against it (%s)", d, w.Got), false
 		}
 	}
