@@ -62,7 +62,7 @@ type Mark struct {
 
 // An Act is one thing that a repair did, or would do.
 type Act struct {
-	Act    string `json:"act"` // "write", "manifest", "supplement", "mark"
+	Act    string `json:"act"` // "write", "manifest", "supplement", "tombstone", "mark"
 	Store  string `json:"store,omitempty"`
 	Object string `json:"object,omitempty"`
 	Bytes  int64  `json:"bytes,omitempty"`
@@ -95,8 +95,8 @@ type repair struct {
 	done, total int64
 }
 
-// Repair makes lost and bad shards again, and puts manifests and supplements on
-// the stores that lack them. It may be stopped at any moment; the next one goes
+// Repair makes lost and bad shards again, and puts manifests, supplements and
+// tombstones on the stores that lack them. It may be stopped at any moment; the next one goes
 // on with what is missing then.
 func (r *Repo) Repair(ctx context.Context, c RepairConfig) (*Repaired, error) {
 	c.batch = cmp.Or(c.batch, supplementPacks)
@@ -124,6 +124,7 @@ func (r *Repo) Repair(ctx context.Context, c RepairConfig) (*Repaired, error) {
 			return nil, fmt.Errorf("%w: snapshot %s was written by incarnation %d of the box, this is incarnation %d: this box was replaced and must not write any more", ErrConflict, s.ID(), s.Incarnation, c.Incarnation)
 		}
 	}
+	w.tombstones(ctx)
 	gens := w.generations()
 	for _, g := range gens {
 		for _, p := range g.packs {
@@ -148,6 +149,46 @@ func (w *repair) member(name string) ([]int, error) {
 		}
 	}
 	return nil, fmt.Errorf("no store %q", name)
+}
+
+// tombstones puts the tombstones on the stores that lack them, before anything
+// else: of a generation that was deleted they are all that is left, and without
+// them what follows its snapshots follows nothing, and what turns up again of it
+// would live. An expiry carries them too, but while a hold freezes it every store
+// may be replaced, one after the other.
+func (w *repair) tombstones(ctx context.Context) {
+	full := map[int]bool{} // or otherwise no use
+	for _, t := range w.l.Tombstones {
+		if w.c.Dataset != nil && t.Dataset != *w.c.Dataset {
+			continue
+		}
+		w.markDamaged(t.Key())
+		for i, m := range w.r.Members[:w.stores] {
+			if slices.Contains(t.Stores, m.Name) || slices.Contains(w.drain, i) || w.l.inventory.Failed(i) != nil || full[i] || ctx.Err() != nil {
+				continue
+			}
+			if !w.c.DryRun {
+				if err := putBack(ctx, m.Store, t.Key(), t.Raw); err != nil {
+					if ctx.Err() == nil {
+						w.out.Left, full[i] = append(w.out.Left, fmt.Sprintf("store %q: tombstone %s: %v", m.Name, t.Key(), err)), true
+					}
+					continue
+				}
+			}
+			w.out.Acts = append(w.out.Acts, Act{"tombstone", m.Name, t.Key(), int64(len(t.Raw)), "it is not there"})
+		}
+	}
+}
+
+// markDamaged marks what has an object's name on a store and is not it.
+func (w *repair) markDamaged(key string) {
+	for _, p := range w.l.Problems {
+		if p.Object == key && errors.Is(p.Err, ErrIntegrity) {
+			if err := w.mark(Mark{p.Store, key, p.Err.Error()}); err != nil {
+				w.out.Left = append(w.out.Left, err.Error())
+			}
+		}
+	}
 }
 
 // generationWork is a generation and the packs that its snapshots need.
@@ -467,13 +508,7 @@ func (w *repair) copySupplements(ctx context.Context, g *generationWork, rep *sp
 		if generationPrefix(s.Tenant, s.Generation) != g.prefix || s.apart() {
 			continue
 		}
-		for _, p := range w.l.Problems {
-			if p.Object == s.key && errors.Is(p.Err, ErrIntegrity) {
-				if err := w.mark(Mark{p.Store, s.key, p.Err.Error()}); err != nil {
-					w.out.Left = append(w.out.Left, err.Error())
-				}
-			}
-		}
+		w.markDamaged(s.key)
 		at := w.l.inventory.Holders(s.key, int64(len(s.raw)))
 		for i, m := range w.r.Members[:w.stores] {
 			if slices.Contains(at, i) || !rep.Usable(i) || ctx.Err() != nil {

@@ -272,3 +272,47 @@ func TestTheSampleTellsCiphertext(t *testing.T) {
 		t.Errorf("thousandths %v", got)
 	}
 }
+
+// Every store is replaced, one after the other, and nothing expires meanwhile: what
+// was deleted before stays deleted, and nobody takes its absence for a loss.
+func TestTombstonesOutliveTheStoresTheyWereWrittenTo(t *testing.T) {
+	w, old := twoGenerations(t)
+	key := w.putStone(w.stone(old...), w.signer, 0, 1, 2)
+	prefix := generationPrefix(w.r.Tenant, old[0].Generation)
+	for i := range 3 { // its objects are deleted
+		for _, p := range w.objects(i, "") {
+			if strings.HasPrefix(p, prefix) && p != key {
+				if err := os.Remove(filepath.Join(w.dirs[i], p)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	for i := range 3 {
+		w.wipe(i)
+		c := w.repairConfig(nil)
+		c.Fill = w.r.Members[i].Name
+		dry := c
+		dry.DryRun = true
+		planned, err := w.r.Repair(context.Background(), dry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done, err := w.r.Repair(context.Background(), c)
+		if err != nil || !done.Whole() {
+			t.Fatalf("store %d: %+v, %v", i, done, err)
+		}
+		want := Act{"tombstone", w.r.Members[i].Name, key, done.Acts[0].Bytes, "it is not there"}
+		if done.Acts[0] != want || planned.Acts[0] != want {
+			t.Errorf("store %d: first %+v, and %+v when dry; want %+v", i, done.Acts[0], planned.Acts[0], want)
+		}
+		l := w.list()
+		if len(l.Tombstones) != 1 || len(l.Tombstones[0].Stores) != 3 || len(l.Snapshots) != 1 {
+			t.Errorf("store %d: tombstones %+v, %d snapshots", i, l.Tombstones, len(l.Snapshots))
+		}
+		if gaps := l.Gaps(testDataset); len(gaps) > 0 {
+			t.Errorf("store %d: %q", i, gaps)
+		}
+	}
+	w.mustRestore("", namedBytes{"a", text(300<<10, 2)})
+}
