@@ -413,7 +413,7 @@ func (m *mixed) Read(p []byte) (int, error) {
 func peak(t *testing.T) int {
 	b, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		t.Skipf("no /proc here: %v", err)
+		t.Skipf("no /proc here (%v): the peak of memory was not measured", err)
 	}
 	_, rest, _ := strings.Cut(string(b), "VmHWM:")
 	var kib int
@@ -436,7 +436,7 @@ func resetPeak(t *testing.T) {
 
 func TestMemoryDoesNotGrowWithTheStream(t *testing.T) {
 	if testing.Short() {
-		t.Skip("measures memory, which the race detector multiplies")
+		t.Skip("measures memory, which the race detector multiplies: that it does not grow was not seen")
 	}
 	long := 224
 	if faultsEverywhere(t) {

@@ -79,7 +79,7 @@ func TestBoundsAreComparedWithTheDisk(t *testing.T) {
 		}
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("a small disk is a mount, for which one must be root")
+		t.Skip("mounting a small disk needs root: that bounds are compared with it was not seen")
 	}
 	small := t.TempDir()
 	if err := unix.Mount("tmpfs", small, "tmpfs", 0, "size=8M"); err != nil {
@@ -117,7 +117,7 @@ b = ctypes.create_string_buffer(1024)
 r = ctypes.CDLL(None).adjtimex(b)
 print(r == 5 or bool(int.from_bytes(b[40:44], "little") & 0x40))`).Output()
 	if err != nil {
-		t.Skipf("python3 cannot ask: %v", err)
+		t.Skipf("python3 cannot ask the kernel for its clock (%v): our own reading was not compared with it", err)
 	}
 	if unsynchronised := strings.TrimSpace(string(out)) == "True"; unsynchronised != (f.Severity == source.Warn) {
 		t.Errorf("libc says %s, we %+v", out, f)
@@ -210,7 +210,7 @@ func TestRealDisk(t *testing.T) {
 // TestFscryptDirectory sets a real policy, on a real ext4.
 func TestFscryptDirectory(t *testing.T) {
 	if os.Geteuid() != 0 || strings.TrimSpace(text("/sys/fs/ext4/features/encryption")) != "supported" {
-		t.Skip("needs root and a kernel with encryption in ext4")
+		t.Skip("needs root and a kernel with encryption in ext4: a directory under fscrypt was not seen")
 	}
 	dir := t.TempDir()
 	image, mnt := filepath.Join(dir, "image"), filepath.Join(dir, "mnt")

@@ -12,7 +12,7 @@ import (
 
 func TestExamineTellsWhoCouldChangeTheProgram(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("files of other owners need root")
+		t.Skip("files of other owners need root: that a program which others could change is told was not seen")
 	}
 	// Directories for all have the sticky bit, as /tmp, under which this is.
 	dir := t.TempDir()

@@ -257,7 +257,7 @@ func TestHolesStayHoles(t *testing.T) {
 	sparse("tail", 64<<20, 1<<20)
 	sparse("none", 32<<20)
 	if allocated(t, filepath.Join(dir, "none")) != 0 {
-		t.Skip("the file system of the temporary directory has no sparse files")
+		t.Skip("the file system of the temporary directory has no sparse files: that holes stay holes was not seen")
 	}
 	st, _ := save(t, dir)
 	if n := len(st.streams["data"]); n > 100<<10 {
@@ -389,7 +389,7 @@ func TestExtendedAttributesComeBack(t *testing.T) {
 	write(t, p, "x")
 	value := []byte("a\x00\xffb")
 	if err := unix.Setxattr(p, "user.note", value, 0); err != nil {
-		t.Skipf("the file system of the temporary directory has no user attributes: %v", err)
+		t.Skipf("the file system of the temporary directory has no user attributes (%v): that they come back was not seen", err)
 	}
 	must(t, unix.Setxattr(dir, "user.dir", value, 0))
 	st, _ := save(t, dir)

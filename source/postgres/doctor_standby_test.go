@@ -33,7 +33,7 @@ func standby(t *testing.T, sql ...string) func(role string) string {
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
-			t.Skipf("run as root, and nobody else to run a server: %v", err)
+			t.Skipf("run as root, and nobody else to run a server (%v): what is told of a standby was not seen", err)
 		}
 		uid, _ := strconv.Atoi(u.Uid)
 		gid, _ := strconv.Atoi(u.Gid)

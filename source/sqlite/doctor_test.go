@@ -98,7 +98,7 @@ func TestExamineFindsASharedMemoryFileItMayNotRead(t *testing.T) {
 
 func TestExamineComparesTheDatabaseWithTheScratchDirectory(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("a small disk is a mount, for which one must be root")
+		t.Skip("mounting a small disk needs root: that the scratch directory is compared with the database was not seen")
 	}
 	path := filepath.Join(t.TempDir(), "x.db")
 	bank(t, path, "delete").Close()

@@ -366,7 +366,7 @@ func TestCredentialFileIsOwnersAloneAndNeverReplaced(t *testing.T) {
 		t.Errorf("fifo: %v", err)
 	}
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file to another user to see it refused")
+		t.Skip("only root can give a file to another user: that such a credential is refused was not seen")
 	}
 	if err := os.Chown(path, 12345, 12345); err != nil {
 		t.Fatal(err)

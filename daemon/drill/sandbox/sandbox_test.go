@@ -36,7 +36,7 @@ func newBox(t *testing.T, change func(*Config)) *Box {
 	}
 	b, err := Start(t.Context(), cfg)
 	if errors.Is(err, ErrUnavailable) && os.Geteuid() != 0 {
-		t.Skipf("this machine allows no namespaces to a user: %v", err)
+		t.Skipf("this machine allows no namespaces to a user (%v): the sandbox and its walls were not seen", err)
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ func StartRclone(t testing.TB, bucket string) s3.Config {
 	t.Helper()
 	bin := filepath.Join(filepath.Dir(findGateway(t)), "rclone")
 	if _, err := os.Stat(bin); err != nil {
-		t.Skipf("%v: `make bin/rclone` builds it", err)
+		t.Skipf("%v: `make bin/rclone` builds it; a store without versions and conditions was not tested", err)
 	}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "root", bucket), 0o700); err != nil {
