@@ -41,8 +41,6 @@ type mariaEngine struct {
 }
 
 const (
-	mariaServer = "/usr/sbin/mariadbd"
-	mariaShare  = "/usr/share/mysql"
 	mariaZones  = "/usr/bin/mariadb-tzinfo-to-sql"
 	mariaData   = sandbox.Scratch + "/data"
 	mariaNone   = sandbox.Scratch + "/none" // stays empty
@@ -53,18 +51,12 @@ const (
 	mariaAsserter = "strongroom_assert"
 )
 
-// mariaTables make the server's own tables, as mariadb-install-db does.
-var mariaTables = []string{"mysql_system_tables.sql", "mysql_performance_tables.sql", "mysql_system_tables_data.sql"}
-
 func (e *mariaEngine) preflight(ctx context.Context) (need, error) {
 	var err error
 	if e.recorded, err = mariadb.Recorded(ctx, e.r.Stored); err != nil {
 		return need{}, err
 	}
-	files := []string{mariaServer}
-	for _, f := range mariaTables {
-		files = append(files, filepath.Join(mariaShare, f))
-	}
+	files := append([]string{mariadb.ServerProgram}, mariadb.SystemTables()...)
 	if len(e.recorded.Zones) > 0 {
 		files = append(files, mariaZones)
 	}
@@ -117,7 +109,7 @@ func (e *mariaEngine) url(user string) string {
 // whatever happens, so it waits for no disk. Its pool says how far it may grow:
 // newer servers reserve address space of 8 TiB otherwise.
 func (e *mariaEngine) settings() []string {
-	return []string{mariaServer, "--no-defaults", "--datadir=" + mariaData, "--socket=" + mariaSocket, "--tmpdir=" + sandbox.Scratch + "/tmp",
+	return []string{mariadb.ServerProgram, "--no-defaults", "--datadir=" + mariaData, "--socket=" + mariaSocket, "--tmpdir=" + sandbox.Scratch + "/tmp",
 		"--skip-networking", "--skip-name-resolve", "--plugin-dir=" + mariaNone, "--plugin-maturity=stable", "--secure-file-priv=" + mariaNone, "--local-infile=0",
 		"--symbolic-links=0", "--event-scheduler=OFF", "--skip-log-bin", "--skip-slave-start", "--performance-schema=OFF", "--general-log=0", "--slow-query-log=0",
 		"--innodb-flush-method=nosync", "--innodb-flush-log-at-trx-commit=0", "--innodb-doublewrite=0", "--innodb-use-native-aio=0", "--sync-frm=0",
@@ -165,8 +157,8 @@ func (e *mariaEngine) boot(ctx context.Context) error {
 
 func mariaScript() (io.Reader, error) {
 	parts := []io.Reader{strings.NewReader("CREATE DATABASE mysql;\nUSE mysql;\nSET @auth_root_socket=NULL;\n")}
-	for _, f := range mariaTables {
-		b, err := os.ReadFile(filepath.Join(mariaShare, f))
+	for _, f := range mariadb.SystemTables() {
+		b, err := os.ReadFile(f)
 		if err != nil {
 			return nil, err
 		}

@@ -287,13 +287,23 @@ func (e *exam) sessions(ctx context.Context) error {
 	return nil
 }
 
-// drillFiles are what a drill makes a server from, as Debian installs them. Which
-// version that is only the program itself tells, and a drill asks it.
-var drillFiles = []string{"/usr/sbin/mariadbd", "/usr/share/mysql/mysql_system_tables.sql", "/usr/share/mysql/mysql_system_tables_data.sql"}
+// ServerProgram is the server as Debian installs it.
+const ServerProgram = "/usr/sbin/mariadbd"
 
-// drillEngine: a snapshot is proven by a restore into a server of this box.
+// SystemTables are the files of the statements that make a server's own tables, in
+// the order in which mariadb-install-db has them.
+func SystemTables() []string {
+	const dir = "/usr/share/mysql/"
+	return []string{dir + "mysql_system_tables.sql", dir + "mysql_performance_tables.sql", dir + "mysql_system_tables_data.sql"}
+}
+
+// serverFiles is a variable for tests.
+var serverFiles = func() []string { return append([]string{ServerProgram}, SystemTables()...) }
+
+// drillEngine: a snapshot is proven by a restore into a server of this box. Of
+// which version that is only the program itself tells, and a drill asks it.
 func (e *exam) drillEngine(context.Context) error {
-	for _, f := range drillFiles {
+	for _, f := range serverFiles() {
 		if _, err := os.Stat(f); err != nil {
 			e.Warn("drill-engine", "no MariaDB server is installed here: "+err.Error(), "snapshots of this server cannot be proven by a restore on this machine",
 				fmt.Sprintf("apt-get install mariadb-server, of version %d.%d; it need not run", e.srv.Major/100, e.srv.Major%100))

@@ -155,8 +155,8 @@ func TestTheEngineOfDrillsIsLookedFor(t *testing.T) {
 	if _, all := examine(t, Config{URL: srv.URL(db, "root")}); all["drill-engine"].Severity != source.OK {
 		t.Errorf("%+v", all["drill-engine"])
 	}
-	defer func(was []string) { drillFiles = was }(drillFiles)
-	drillFiles = append(slices.Clone(drillFiles), filepath.Join(t.TempDir(), "mariadbd"))
+	defer func(was func() []string) { serverFiles = was }(serverFiles)
+	serverFiles = func() []string { return append(SystemTables(), filepath.Join(t.TempDir(), "mariadbd")) }
 	if _, all := examine(t, Config{URL: srv.URL(db, "root")}); all["drill-engine"].Severity != source.Warn || !strings.Contains(all["drill-engine"].Remedy, "apt-get install mariadb-server, of version 10.11") {
 		t.Errorf("%+v", all["drill-engine"])
 	}

@@ -18,7 +18,7 @@ func mountTmpfs(t *testing.T, options string) string {
 	t.Helper()
 	path := t.TempDir()
 	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, options); err != nil {
-		t.Skipf("mounting a tmpfs needs root and CAP_SYS_ADMIN (%v): a store on a full or read-only disk was not seen", err)
+		t.Skipf("mounting a tmpfs needs root and CAP_SYS_ADMIN (%v): a store on a small disk was not seen", err)
 	}
 	t.Cleanup(func() {
 		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
