@@ -82,7 +82,9 @@ func (a *app) runDaemon(ctx context.Context, confined bool) error {
 	g.Go(func() error { return c.deliver(gctx) })
 	g.Go(func() error { return c.KeepLedger(gctx, c.kept) })
 	g.Go(func() error { reloads(gctx, c); return nil })
-	g.Go(func() error { return c.follow(gctx, places) })
+	if confined {
+		g.Go(func() error { return c.follow(gctx, places) })
+	}
 	g.Go(func() error { return errors.Join(c.Run(gctx), context.Cause(gctx)) })
 	if err := g.Wait(); ctx.Err() == nil && !errors.Is(err, daemon.ErrRestart) {
 		return err
