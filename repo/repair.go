@@ -157,20 +157,20 @@ func (w *repair) member(name string) ([]int, error) {
 // would live. An expiry carries them too, but while a hold freezes it every store
 // may be replaced, one after the other.
 func (w *repair) tombstones(ctx context.Context) {
-	full := map[int]bool{} // or otherwise no use
+	unfit := map[int]bool{} // a store that took none takes no other
 	for _, t := range w.l.Tombstones {
 		if w.c.Dataset != nil && t.Dataset != *w.c.Dataset {
 			continue
 		}
 		w.markDamaged(t.Key())
 		for i, m := range w.r.Members[:w.stores] {
-			if slices.Contains(t.Stores, m.Name) || slices.Contains(w.drain, i) || w.l.inventory.Failed(i) != nil || full[i] || ctx.Err() != nil {
+			if slices.Contains(t.Stores, m.Name) || slices.Contains(w.drain, i) || w.l.inventory.Failed(i) != nil || unfit[i] || ctx.Err() != nil {
 				continue
 			}
 			if !w.c.DryRun {
 				if err := putBack(ctx, m.Store, t.Key(), t.Raw); err != nil {
 					if ctx.Err() == nil {
-						w.out.Left, full[i] = append(w.out.Left, fmt.Sprintf("store %q: tombstone %s: %v", m.Name, t.Key(), err)), true
+						w.out.Left, unfit[i] = append(w.out.Left, fmt.Sprintf("store %q: tombstone %s: %v", m.Name, t.Key(), err)), true
 					}
 					continue
 				}
