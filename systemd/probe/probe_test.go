@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -106,16 +107,49 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// Both are of one thread, which ends with what it gave up.
 func TestPowersAreExactlyThese(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("only root has capabilities to list")
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlocked
+		has := powers(t)
+		if w := HavePowers(has); w.Holds {
+			t.Errorf("others can be gained: %+v", w)
+		}
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			t.Error(err)
+		}
+		if w := HavePowers(has); !w.Holds {
+			t.Errorf("those that are there: %+v", w)
+		}
+		for c := range 41 { // capabilities(7)
+			if w := HavePowers(has ^ 1<<c); w.Holds {
+				t.Errorf("one more or less, %d: %+v", c, w)
+			}
+		}
+	}()
+	<-done
+}
+
+// powers are what this thread may do, as proc(5) tells it.
+func powers(t *testing.T) (all uint64) {
+	b, err := os.ReadFile("/proc/thread-self/status")
+	if err != nil {
+		t.Error(err)
 	}
-	if w := HavePowers(0); w.Holds {
-		t.Errorf("%+v", w)
+	for line := range strings.Lines(string(b)) {
+		for _, set := range []string{"CapInh:", "CapPrm:", "CapEff:"} {
+			if text, ok := strings.CutPrefix(line, set); ok {
+				n, err := strconv.ParseUint(strings.TrimSpace(text), 16, 64)
+				if err != nil {
+					t.Error(err)
+				}
+				all |= n
+			}
+		}
 	}
-	if w := HavePowers(1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_DAC_READ_SEARCH); w.Holds {
-		t.Errorf("%+v", w)
-	}
+	return all
 }
 
 func TestMissing(t *testing.T) {
