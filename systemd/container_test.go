@@ -98,8 +98,7 @@ func away(t *testing.T, b *box) {
 	before := b.pid()
 	b.Run("mv /srv/strongroom/away /srv/strongroom/three")
 	b.Until("the restart", time.Minute, fmt.Sprintf(`test "$(systemctl show --value -p MainPID strongroom)" != %d && strongroom status`, before))
-	b.Run("strongroom run acme/tickets")
-	if r := b.waits("a backup", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" {
+	if r := b.backup("acme/tickets"); r.Outcome != "ok" {
 		t.Errorf("%+v", r)
 	}
 }
@@ -115,8 +114,7 @@ func sealed(t *testing.T, b *box) {
 	b.Run("! test -e /var/lib/strongroom/credential; ! runuser -u strongroom -- strongroom snapshots")
 	b.Run("sed -i '/^bandwidth/d' /etc/strongroom/strongroom.toml; systemctl restart strongroom")
 	b.answers()
-	b.Run("strongroom run acme/tickets")
-	if r := b.waits("a backup", func(r run) bool { return r.Outcome != "" }); r.Outcome != "ok" {
+	if r := b.backup("acme/tickets"); r.Outcome != "ok" {
 		t.Errorf("%+v", r)
 	}
 }
