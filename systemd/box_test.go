@@ -73,13 +73,25 @@ func (b *box) changes() {
 
 // run is a run as the daemon tells it.
 type run struct {
-	ID       int
-	Job      string
-	Attempts int
-	Phase    string
-	Done     int64
-	Outcome  string
-	Reason   string
+	ID              int
+	Job, Kind       string
+	Tenant, Dataset string
+	Planned         time.Time
+	ByHand          bool `json:"by_hand"`
+	Attempts        int
+	Phase           string
+	Done            int64
+	Outcome, Reason string
+}
+
+// runs are what a command of the program lists.
+func (b *box) runs(args string) []run {
+	b.t.Helper()
+	var all struct{ Runs []run }
+	if err := json.Unmarshal([]byte(b.Run("strongroom runs --json "+args)), &all); err != nil {
+		b.t.Fatal(err)
+	}
+	return all.Runs
 }
 
 // backups are the last ones of the database, newest first.
@@ -87,11 +99,7 @@ func (b *box) backups() []run { b.t.Helper(); return b.backupsOf("acme/tickets")
 
 func (b *box) backupsOf(dataset string) (out []run) {
 	b.t.Helper()
-	var all struct{ Runs []run }
-	if err := json.Unmarshal([]byte(b.Run("strongroom runs "+dataset+" --json")), &all); err != nil {
-		b.t.Fatal(err)
-	}
-	for _, r := range all.Runs {
+	for _, r := range b.runs(dataset) {
 		if r.Job == "backup:"+dataset {
 			out = append(out, r)
 		}
@@ -138,6 +146,12 @@ func (b *box) pid() int {
 		b.t.Fatal(err)
 	}
 	return n
+}
+
+// restarts waits until another process than before answers.
+func (b *box) restarts(before int) {
+	b.t.Helper()
+	b.Until("the restart", time.Minute, fmt.Sprintf(`pid=$(systemctl show --value -p MainPID strongroom); test "$pid" != 0 && test "$pid" != %d && strongroom status`, before))
 }
 
 // answers waits until a daemon answers.

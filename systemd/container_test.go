@@ -97,7 +97,7 @@ func away(t *testing.T, b *box) {
 	b.answers()
 	before := b.pid()
 	b.Run("mv /srv/strongroom/away /srv/strongroom/three")
-	b.Until("the restart", time.Minute, fmt.Sprintf(`test "$(systemctl show --value -p MainPID strongroom)" != %d && strongroom status`, before))
+	b.restarts(before)
 	if r := b.backup("acme/tickets"); r.Outcome != "ok" {
 		t.Errorf("%+v", r)
 	}

@@ -1,7 +1,6 @@
 package systemd_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	"time"
 
 	"strongroom/daemon/notify/notifytest"
-	"strongroom/systemd/systemdtest"
 )
 
 // weekOf is how long a week takes here: snapshots are due at its begin, drills
@@ -20,8 +18,7 @@ const weekOf = 2 * time.Minute
 // A household is three tenants of one box, which runs by itself: a PostgreSQL
 // database, one of MariaDB, and one of SQLite behind ssh.
 type household struct {
-	*systemdtest.Machine
-	t     *testing.T
+	*box
 	began time.Time
 	mails *notifytest.Sink
 }
@@ -73,16 +70,15 @@ chmod 0644 ~strongroom-reader/.ssh/authorized_keys; chown strongroom-reader ~str
 
 func newHousehold(t *testing.T) *household {
 	one := packageOf(t, "1.0", "")
-	h := &household{t: t}
+	h := &household{box: &box{Machine: boot(t, one), t: t}}
 	var ca string
-	h.Machine = systemdtest.Container(t, systemdtest.Config{Files: map[string]string{"one.deb": one}})
 	h.Network(func() { h.mails, ca = notifytest.Start(t, nil) })
 	authority, err := os.ReadFile(ca)
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.Run(databases)
-	h.Run("dpkg -i /host/one.deb\ninstall -d -o strongroom -g strongroom -m 0700 /srv/strongroom /srv/strongroom/one /srv/strongroom/two /srv/strongroom/three")
+	h.Run("dpkg -i /host/strongroom_1.0_amd64.deb\ninstall -d -o strongroom -g strongroom -m 0700 /srv/strongroom /srv/strongroom/one /srv/strongroom/two /srv/strongroom/three")
 	h.Run(reader)
 	h.Run("cat >/etc/strongroom/mail-ca.pem <<'END'\n" + string(authority) + "END\nprintf right >/etc/strongroom/mail-password; chown strongroom /etc/strongroom/mail-password; chmod 0600 /etc/strongroom/mail-password")
 	h.Run("cat >/etc/strongroom/strongroom.toml <<'END'\n" + h.config() + "END\nstrongroom config check")
@@ -132,23 +128,6 @@ func (h *household) sqlite(sql string) {
 	h.Run("sqlite3 /srv/tickets/tickets.db <<'END'\n" + sql + ";\nEND")
 }
 
-// A ran is a run as the command line tells of it.
-type ran struct {
-	Run                                         int
-	Job, Kind, Tenant, Dataset, Outcome, Reason string
-	Planned                                     time.Time
-	ByHand                                      bool `json:"by_hand"`
-}
-
-func (h *household) runs() (out []ran) {
-	h.t.Helper()
-	var v struct{ Runs []ran }
-	if err := json.Unmarshal([]byte(h.Run("strongroom runs --json --last 1000")), &v); err != nil {
-		h.t.Fatal(err)
-	}
-	return v.Runs
-}
-
 // sleep waits until so much of a week is over, counted from the first one.
 func (h *household) sleep(weeks float64) {
 	time.Sleep(time.Until(h.began.Add(time.Duration(weeks * float64(weekOf)))))
@@ -157,10 +136,9 @@ func (h *household) sleep(weeks float64) {
 // killed kills the daemon; systemd starts it again.
 func (h *household) killed() {
 	h.t.Helper()
-	const pid = "systemctl show --value -p MainPID strongroom"
-	before := h.Run(pid)
-	h.Run("kill -KILL " + before)
-	h.Until("the restart", time.Minute, `test "$(`+pid+`)" != 0 && test "$(`+pid+`)" != `+before+" && strongroom status")
+	before := h.pid()
+	h.Run(fmt.Sprintf("kill -KILL %d", before))
+	h.restarts(before)
 }
 
 // A box runs by itself for four weeks, of two minutes each, in a Debian with
@@ -213,7 +191,7 @@ func TestFourWeeksUnattended(t *testing.T) {
 func (h *household) judge(t *testing.T) {
 	t.Helper()
 	times := map[string][]time.Time{} // of each job, as planned
-	for _, r := range h.runs() {
+	for _, r := range h.runs("--last 1000") {
 		if r.ByHand || r.Kind != "backup" && r.Kind != "drill" || r.Tenant == "strongroom" {
 			continue
 		}
