@@ -229,7 +229,7 @@ func Parse(path string, text []byte) (*Config, error) {
 	dec := toml.NewDecoder(bytes.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(c); err != nil {
-		return nil, explain(path, err)
+		return nil, explain(path, known, err)
 	}
 	if err := c.check(); err != nil {
 		return nil, located(path, text, err)

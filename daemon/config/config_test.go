@@ -134,6 +134,8 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		{"no rule", whole + "[tenant.dataset.keep]\ngrace = \"3d\"\n", `c.toml:38:2: tenant 1 ("acme"): dataset 4 ("www"): keep: it has no rule`},
 		{"keep of another dataset", replace("[[tenant.dataset]]\nname = \"www\"", "[tenant.dataset.keep]\ndayly = 3\n[[tenant.dataset]]\nname = \"www\""), `unknown key "tenant.dataset.keep.dayly"; did you mean "daily"?`},
 		{"assertion of a tree", whole + "[[tenant.dataset.assert]]\nname = \"a\"\n", `tenant 1 ("acme"): dataset 4 ("www"): assert does not fit source "files"`},
+		{"a key of drills", replace("[[tenant]]", "[drill]\nbudgte = \"6h\"\n[[tenant]]"), `unknown key "drill.budgte"; did you mean "budget"?`},
+		{"a key of a schedule of drills", whole + "[tenant.dataset.drill_schedule]\ntimezone = \"UTC\"\n", `unknown key "tenant.dataset.drill_schedule.timezone"; did you mean "time_zone"?`},
 		{"second assertion", replace("[[tenant.dataset]]\nname = \"www\"", "[[tenant.dataset]]\nname = \"db\"\nsource = \"sqlite\"\npath = \"/db\"\n[[tenant.dataset.assert]]\nname = \"a\"\nsql = \"SELECT 1\"\nexpect = \"1\"\n[[tenant.dataset.assert]]\nname = \"b\"\nsql = \"SELECT 1\"\nexpect = \"\"\n[[tenant.dataset]]\nname = \"www\""),
 			`c.toml:45:10: tenant 1 ("acme"): dataset 4 ("db"): assertion 2 ("b"): expect is missing`},
 		{"checker by name", replace(`source = "files"`, "source = \"files\"\nchecker = [\"check-it\"]"), `c.toml:37:1: tenant 1 ("acme"): dataset 4 ("www"): checker must be a list`},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -10,15 +11,15 @@ import (
 	"github.com/pelletier/go-toml/v2"
 )
 
-// explain turns the decoder's errors into ours.
-func explain(path string, err error) error {
+// explain turns the decoder's errors into ours, of a file with these keys.
+func explain(path string, v vocabulary, err error) error {
 	var strict *toml.StrictMissingError
 	if errors.As(err, &strict) && len(strict.Errors) > 0 {
 		e := strict.Errors[0]
 		line, col := e.Position()
 		key := e.Key()
 		out := &Error{Path: path, Line: line, Column: col, Text: fmt.Sprintf("unknown key %q", strings.Join(key, "."))}
-		if near := nearest(key); near != "" {
+		if near := v.nearest(key); near != "" {
 			out.Hint = fmt.Sprintf("did you mean %q?", near)
 		}
 		return out
@@ -66,39 +67,47 @@ func withArticle(s string) string {
 	return "a " + s
 }
 
-// known lists the keys of each table, by the path without array positions.
-var known = map[string][]string{
-	"":                  {"state_dir", "socket", "recovery", "store", "tenant", "media", "notify", "drill", "metrics", "log", "confine"},
-	"confine":           {"writable", "missing"},
-	"metrics":           {"listen", "anywhere", "names"},
-	"log":               {"level"},
-	"recovery":          {"standard", "top"},
-	"recovery.standard": {"shares", "threshold"},
-	"recovery.top":      {"shares", "threshold"},
-	"store": {"name", "kind", "path", "endpoint", "bucket", "prefix", "region", "access_key_file", "secret_key_file", "style",
-		"ca_file", "patience", "bandwidth", "window", "quota", "lock", "extend_access_key_file", "extend_secret_key_file",
-		"delete_access_key_file", "delete_secret_key_file", "recovery_access_key_file", "recovery_secret_key_file"},
-	"tenant": {"name", "level", "dataset"},
-	"tenant.dataset": {"name", "source", "url", "password_file", "jobs", "lock_timeout", "lock", "path", "exclude", "command", "timeout",
-		"compression", "base_cache", "spool", "keep", "schedule", "before", "after", "hook_timeout", "rto", "rpo", "checker", "assert",
-		"via", "host_key", "ssh_key_file", "max_size"},
-	"dataset":                 {"name", "source", "path", "exclude", "command", "timeout"}, // of a reader
-	"tenant.dataset.assert":   {"name", "sql", "expect", "timeout"},
-	"drill":                   {"scratch", "memory"},
-	"notify":                  {"box", "link", "mail", "webhook", "ping"},
-	"notify.webhook":          {"name", "url", "secret_file", "ca_file", "events"},
-	"notify.ping":             {"name", "url_file", "ca_file", "tenant", "dataset"},
-	"notify.mail":             {"name", "host", "port", "from", "to", "username", "password_file", "ca_file", "events"},
-	"media":                   {"sets", "monthly", "yearly", "verify_disk", "verify_optical", "inside", "recovery_program", "helper", "burn"},
-	"tenant.dataset.schedule": {"at", "time_zone", "jitter", "blackout", "catch_up", "period"},
-	"tenant.dataset.keep":     {"last", "daily", "weekly", "monthly", "yearly", "within", "labels", "grace"},
+// A vocabulary has the keys of each table, by the path without array positions.
+type vocabulary map[string][]string
+
+var (
+	known          = keysOf(reflect.TypeFor[Config]())
+	knownOfReaders = keysOf(reflect.TypeFor[Reader]())
+)
+
+// keysOf reads them off the fields that the decoder fills, in their order.
+func keysOf(t reflect.Type) vocabulary {
+	v := vocabulary{}
+	v.add("", t)
+	return v
+}
+
+func (v vocabulary) add(table string, t reflect.Type) {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return
+	}
+	for f := range t.Fields() {
+		key := f.Tag.Get("toml")
+		switch {
+		case f.Anonymous && key == "":
+			v.add(table, f.Type) // its keys stand in this table
+		case key != "" && key != "-":
+			v[table] = append(v[table], key)
+			v.add(strings.TrimPrefix(table+"."+key, "."), f.Type)
+		}
+	}
 }
 
 // Keys are all keys that a file may have, of whichever table.
 func Keys() []string {
 	var all []string
-	for _, of := range known {
-		all = append(all, of...)
+	for _, v := range []vocabulary{known, knownOfReaders} {
+		for _, of := range v {
+			all = append(all, of...)
+		}
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
@@ -106,13 +115,13 @@ func Keys() []string {
 
 // nearest returns the known key of the same table with the smallest edit
 // distance, if it is small.
-func nearest(key []string) string {
+func (v vocabulary) nearest(key []string) string {
 	if len(key) == 0 {
 		return ""
 	}
 	last := key[len(key)-1]
 	best, dist := "", 1+max(1, len(last)/3)
-	for _, k := range known[strings.Join(key[:len(key)-1], ".")] {
+	for _, k := range v[strings.Join(key[:len(key)-1], ".")] {
 		if d := distance(last, k); d < dist {
 			best, dist = k, d
 		}

@@ -69,10 +69,12 @@ func (k *Keep) check() error {
 	if k == nil {
 		return nil
 	}
-	for i, n := range []int{k.Last, k.Daily, k.Weekly, k.Monthly, k.Yearly} {
-		if n < 0 || n > maxKeepCount {
-			key := known["tenant.dataset.keep"][i]
-			return bad(key, "%s: %d is not 0 to %d", key, n, maxKeepCount)
+	for _, c := range []struct {
+		key string
+		n   int
+	}{{"last", k.Last}, {"daily", k.Daily}, {"weekly", k.Weekly}, {"monthly", k.Monthly}, {"yearly", k.Yearly}} {
+		if c.n < 0 || c.n > maxKeepCount {
+			return bad(c.key, "%s: %d is not 0 to %d", c.key, c.n, maxKeepCount)
 		}
 	}
 	if err := k.Within.check("within"); err != nil {

@@ -147,7 +147,7 @@ func ParseReader(path string, text []byte) (*Reader, error) {
 	dec := toml.NewDecoder(strings.NewReader(string(text)))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(r); err != nil {
-		return nil, explain(path, err)
+		return nil, explain(path, knownOfReaders, err)
 	}
 	if err := r.check(); err != nil {
 		return nil, located(path, text, err)

@@ -70,6 +70,7 @@ func TestReaderFileOfAnotherIsRefused(t *testing.T) {
 		{good + good, 0o600, "two datasets have that name"},
 		{strings.Repeat("#", maxFile+1), 0o600, "too long"},
 		{"scratch = \"x\"\n" + good, 0o600, "reader.toml:1:11: scratch"},
+		{"scrach = \"/x\"\n" + good, 0o600, `unknown key "scrach"; did you mean "scratch"?`},
 	} {
 		if err := os.WriteFile(path, []byte(c.text), c.mode); err != nil {
 			t.Fatal(err)
