@@ -493,7 +493,7 @@ func (d Dataset) onlyFitting() error {
 		"before": read, "after": read,
 		"url": server, "password_file": server, "jobs": server, "lock_timeout": server, "lock": {"mariadb"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
-		"via": read, "checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "sqlite", "import"},
+		"via": read, "checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "mariadb", "sqlite", "import"},
 	}
 	set := map[string]bool{
 		"before": d.Before != nil, "after": d.After != nil,

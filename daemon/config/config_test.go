@@ -64,6 +64,21 @@ func TestTheDocumentedShapeIsRead(t *testing.T) {
 	}
 }
 
+// What drills of every kind of database have to show can be said.
+func TestEveryDatabaseTakesAssertions(t *testing.T) {
+	for _, source := range []string{`"sqlite"
+path = "/srv/db"`, `"postgres"
+url = "postgres://u@h/db"`, `"mariadb"
+url = "mariadb://u@h/db"`} {
+		c, err := Parse("c.toml", []byte(whole+"[[tenant.dataset]]\nname = \"db\"\nsource = "+source+"\n[[tenant.dataset.assert]]\nname = \"a\"\nsql = \"SELECT 1\"\nexpect = \"1\"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", source, err)
+		} else if all := c.Tenants[0].Datasets; len(all[len(all)-1].Assertions) != 1 {
+			t.Errorf("%s: %+v", source, all)
+		}
+	}
+}
+
 func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 	replace := func(old, new string) string {
 		if !strings.Contains(whole, old) {
