@@ -87,7 +87,8 @@ var allowed = map[string][]string{
 	"daemon/drill/sandbox":     {},
 	"daemon/notify":            {"daemon/state"}, // its outbox
 	"daemon/notify/notifytest": {},
-	"daemon/doctor":            {"source"}, // the words of findings
+	"daemon/doctor":            {"daemon/atrest", "source"}, // the words of findings
+	"daemon/atrest":            {},
 	"daemon/plain":             {},
 	"daemon/support":           {"daemon/plain"},                                                                                                                                                                                                                                                                             // is given what it packs
 	"daemon/metrics":           {"daemon", "daemon/notify", "daemon/state"},                                                                                                                                                                                                                                                  // shows what the daemon's overview has

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"strongroom/daemon/atrest"
 	"strongroom/source"
 )
 
@@ -53,6 +54,8 @@ func Examine(c Config) source.Findings {
 
 // path is where the machine has a file of the kernel's.
 func (e *exam) path(p string) string { return e.root + p }
+
+func (e *exam) kernel() atrest.Kernel { return atrest.Kernel{Root: e.root} }
 
 // state looks at the directory with keys, maps and what waits for stores.
 func (e *exam) state() {
