@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 
@@ -231,7 +232,15 @@ func (s *server) reap() {
 	}
 }
 
+// foreign sets a program's limits of memory, in KiB, and becomes it.
+const foreign = `ulimit -d "$1" && ulimit -v "$2" && shift 2 && exec "$@"`
+
 // become limits this process and turns it into the program that was asked for.
+//
+// Foreign programs are also held to what they share with each other, by their
+// address space. That of this very program is larger than what they may have: with
+// such a limit its runtime would get no more memory, and now and then die in their
+// place. So a shell, which needs nothing, sets it.
 func become(args []string) error {
 	if len(args) < 3 {
 		return errors.New("no program")
@@ -240,16 +249,22 @@ func become(args []string) error {
 	if err := json.Unmarshal([]byte(args[0]), &cfg); err != nil {
 		return err
 	}
-	// Memory that is private and can be written to, but not what is only
-	// reserved; and for foreign programs also what they share with each other.
-	limits := map[int]int64{unix.RLIMIT_DATA: cfg.Memory, unix.RLIMIT_FSIZE: cfg.Disk, unix.RLIMIT_NOFILE: 1024}
+	argv := args[2:]
+	limits := map[int]int64{unix.RLIMIT_FSIZE: cfg.Disk, unix.RLIMIT_NOFILE: 1024}
 	if args[1] == "bound" {
-		limits[unix.RLIMIT_AS] = cfg.Memory + cfg.Memory/2
+		if err := unix.Access(argv[0], unix.X_OK); err != nil {
+			return fmt.Errorf("%s: %w", argv[0], err)
+		}
+		kib := cfg.Memory >> 10
+		argv = append([]string{"/bin/sh", "-c", foreign, "sh", strconv.FormatInt(kib, 10), strconv.FormatInt(kib+kib/2, 10)}, argv...)
+	} else {
+		// Memory that is private and can be written to, but not what is only reserved.
+		limits[unix.RLIMIT_DATA] = cfg.Memory
 	}
 	for what, n := range limits {
 		if err := syscall.Setrlimit(what, &syscall.Rlimit{Cur: uint64(n), Max: uint64(n)}); err != nil {
 			return fmt.Errorf("limit %d: %w", what, err)
 		}
 	}
-	return fmt.Errorf("%s: %w", args[2], syscall.Exec(args[2], args[2:], os.Environ()))
+	return fmt.Errorf("%s: %w", argv[0], syscall.Exec(argv[0], argv, os.Environ()))
 }

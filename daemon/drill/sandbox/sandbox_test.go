@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -257,5 +258,32 @@ func echo(args []string) error {
 			io.Copy(c, c)
 			c.Close()
 		}()
+	}
+}
+
+// The limits of a program are not those of what starts it, which is ours and has
+// more address space than some programs may: it could die of them.
+func TestProgramsStartWithLittleMemory(t *testing.T) {
+	b := newBox(t, func(c *Config) { c.Memory = 64 << 20 })
+	var failed sync.Map
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				var said, errs bytes.Buffer
+				argv := append([]string{"/bin/sh", "-c", "ulimit -v; ulimit -d"}, strings.Fields(strings.Repeat("argument ", 2000))...)
+				if err := b.Run(t.Context(), Cmd{Argv: argv, Stdout: &said, Stderr: &errs, Foreign: true}); err != nil {
+					failed.Store(fmt.Sprintf("%v: %.200s", err, &errs), true)
+				} else if !strings.Contains(said.String(), fmt.Sprint(96<<10)) || !strings.Contains(said.String(), fmt.Sprint(64<<10)) {
+					failed.Store("limits: "+said.String(), true)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	failed.Range(func(why, _ any) bool { t.Error(why); return true })
+	var said bytes.Buffer
+	if err := b.Run(t.Context(), Cmd{Argv: []string{"/bin/nonesuch"}, Stderr: &said, Foreign: true}); err == nil || !strings.Contains(said.String(), "no such file") {
+		t.Errorf("a program that is not there: %v, %s", err, &said)
 	}
 }
