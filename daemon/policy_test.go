@@ -84,8 +84,8 @@ var allowed = map[string][]string{
 	"daemon/schedule":          {},                                                                  // pure: no clock, no files
 	"daemon/state":             {},                                                                  // job copies and restores it: the box's own state is a dataset too
 	"daemon/drill":             {"custody/receipt", "daemon/drill/sandbox", "source", "source/..."}, // never repo or keys: it is given streams
-	"daemon/drill/sandbox":     {},
-	"daemon/notify":            {"daemon/state"}, // its outbox
+	"daemon/drill/sandbox":     {"daemon/atrest"},                                                   // whether what it restores may come to lie in clear
+	"daemon/notify":            {"daemon/state"},                                                    // its outbox
 	"daemon/notify/notifytest": {},
 	"daemon/doctor":            {"daemon/atrest", "source"}, // the words of findings
 	"daemon/atrest":            {},

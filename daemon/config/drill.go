@@ -26,8 +26,8 @@ type Assertion struct {
 
 // Drill bounds what drills may take.
 type Drill struct {
-	// Scratch is how large a restored copy may be. It lies in memory, which no
-	// thief of a disk can read; default: what is free.
+	// Scratch is how large a restored copy may be. It lies in memory, or in swap
+	// that is encrypted, so no thief of a disk can read it; default: what is free.
 	Scratch *Size `toml:"scratch"`
 	// Memory is how much each process of a database engine may have; default 1GiB.
 	Memory *Size `toml:"memory"`

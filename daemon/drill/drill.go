@@ -62,6 +62,9 @@ type Plan struct {
 	// Disk bounds the scratch space in bytes and Memory that of each process; 0:
 	// as much as is needed, and 1 GiB.
 	Disk, Memory int64
+	// Known are walls of the sandbox that may be missing: the drill goes on without
+	// them, and its receipt has which.
+	Known []string
 	// Unit is the socket of the unit that makes sandboxes; "": it is made here.
 	Unit     string
 	Jobs     int // tables at once; 0: 2
@@ -314,9 +317,6 @@ func (r *run) enter(ctx context.Context) error {
 	if r.Disk > 0 && disk > r.Disk {
 		return here("the copy needs about %d MiB of scratch, and the drill may have %d", disk>>20, r.Disk>>20)
 	}
-	if err := room(disk); err != nil {
-		return errHere{err}
-	}
 	cfg := sandbox.Config{Memory: r.Memory, Disk: disk, Processes: r.need.processes, ReadOnly: r.need.readOnly, Hidden: r.Hidden, Unit: r.Unit}
 	if r.box, err = sandbox.Start(ctx, cfg); err != nil {
 		return errHere{err}
@@ -329,7 +329,7 @@ func (r *run) enter(ctx context.Context) error {
 	if err != nil {
 		return errHere{err}
 	}
-	if m := sandbox.Missing(walls); m != nil {
+	if m := sandbox.Missing(walls, r.Known); m != nil {
 		return here("the sandbox has no wall: %s", strings.Join(m, "; "))
 	}
 	return nil

@@ -118,7 +118,7 @@ func pgDump(t testing.TB, srv *pgtest.Server, db string) *memory {
 func plan(t testing.TB, m *memory) Plan {
 	return Plan{Stored: m, Hashes: m.hashes(), Inventory: []receipt.Check{equal("tenant", "acme", "acme")},
 		Base: receipt.Receipt{ID: "d", Tenant: "acme", Dataset: "x", Level: "secret", Snapshot: receipt.Snapshot{Engine: m.desc.Engine, Point: m.point}},
-		Log:  t.Logf}
+		Log:  t.Logf, Known: []string{sandbox.Swap}} // whoever runs the tests may have swap, and what they restore is nobody's
 }
 
 func mustRun(t testing.TB, p Plan) *receipt.Receipt {

@@ -62,7 +62,7 @@ func TestWhatThisMachineLacksIsNeitherGreenNorRed(t *testing.T) {
 		"locale":    {edited(t, m, "locale", map[string]string{"collate": "xx_YY.UTF-8", "ctype": "C"}), nil, receipt.Load, `locale "xx_YY.UTF-8" is not installed here`},
 		"room":      {m, func(p *Plan) { p.Disk = 100 << 20 }, receipt.Load, "the drill may have 100"},
 		"memory":    {m, func(p *Plan) { p.Disk, p.Memory = 0, 100<<20 }, receipt.Load, "sandbox"},
-		"full":      {m, func(p *Plan) { p.Disk = 0; p.Stored = claims{m, 1 << 50} }, receipt.Load, "MiB are free"},
+		"full":      {m, func(p *Plan) { p.Disk = 0; p.Stored = claims{m, 1 << 50} }, receipt.Load, "MiB of scratch are needed; there are "},
 		"store":     {absent{m, errAway}, func(p *Plan) { p.Away = func(err error) bool { return errors.Is(err, errAway) } }, receipt.Bytes, "does not answer"},
 	} {
 		p := plan(t, m)

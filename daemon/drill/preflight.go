@@ -5,7 +5,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 )
 
@@ -58,31 +57,3 @@ func notLive(path string, live []string) error {
 }
 
 func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
-
-// room says whether scratch of so many bytes, which is memory, fits.
-func room(bytes int64) error {
-	free, err := available("/proc/meminfo")
-	if err != nil {
-		return err
-	}
-	const left = 256 << 20 // for everybody else
-	if bytes+left > free {
-		return fmt.Errorf("the copy needs about %d MiB of scratch, which is memory, and %d MiB are free", bytes>>20, free>>20)
-	}
-	return nil
-}
-
-// available is the kernel's estimate of what can be had without swapping.
-func available(meminfo string) (int64, error) {
-	b, err := os.ReadFile(meminfo)
-	if err != nil {
-		return 0, fmt.Errorf("how much memory there is: %w", err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
-			n, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			return n << 10, err
-		}
-	}
-	return 0, fmt.Errorf("how much memory there is: %s does not say", meminfo)
-}

@@ -299,7 +299,7 @@ func (d *coldDrill) enter(ctx context.Context) (*sandbox.Box, error) {
 	for _, w := range walls {
 		d.out.Sandbox.Walls = append(d.out.Sandbox.Walls, receipt.Wall(w))
 	}
-	if m := sandbox.Missing(walls); err == nil && m != nil {
+	if m := sandbox.Missing(walls, mayLack(keys.Confidential)); err == nil && m != nil {
 		err = fmt.Errorf("the sandbox has no wall: %s", strings.Join(m, "; "))
 	}
 	if err != nil {

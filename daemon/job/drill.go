@@ -15,11 +15,13 @@ import (
 	"time"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/keys"
 	"strongroom/custody/keys/box"
 	"strongroom/custody/ledger"
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/drill"
+	"strongroom/daemon/drill/sandbox"
 	"strongroom/daemon/walls"
 	"strongroom/repo"
 	"strongroom/repo/spread"
@@ -183,7 +185,7 @@ func (d *drilling) listing(ctx context.Context, members []spread.Member) (*repo.
 // plan says what is to be done.
 func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 	p := drill.Plan{Base: d.base(), Unit: drillUnit(), Asked: d.o.Steps, Fault: drill.Fault(d.o.Fault), Checker: d.cfg.Checker, Jobs: min(d.cfg.Jobs, 8), RTO: d.cfg.RTO.Duration, RPO: d.cfg.RPO.Duration,
-		Inventory: d.inventory(), Blind: d.blind(), Degraded: d.degraded, Log: d.s.Log, Away: d.away(d.list, len(d.o.Without)), Hidden: d.hidden(),
+		Inventory: d.inventory(), Blind: d.blind(), Degraded: d.degraded, Log: d.s.Log, Away: d.away(d.list, len(d.o.Without)), Hidden: d.hidden(), Known: mayLack(d.t.Level),
 		Live: []string{d.s.Config.StateDir, d.cfg.Path}, Hashes: map[string]string{}}
 	if c := d.s.Config.Drill; c.Scratch != nil {
 		p.Disk = c.Scratch.Bytes
@@ -225,6 +227,15 @@ func drillUnit() string {
 		return ""
 	}
 	return drillSocket
+}
+
+// mayLack are the walls of the sandbox that a level does without: what is
+// confidential, and no more than that, may be swapped out in clear.
+func mayLack(l keys.Level) []string {
+	if l == keys.Confidential {
+		return []string{sandbox.Swap}
+	}
+	return nil
 }
 
 func (d *drilling) base() receipt.Receipt {

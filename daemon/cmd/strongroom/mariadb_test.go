@@ -33,7 +33,8 @@ func TestMariaDBComesBackAfterItWasDropped(t *testing.T) {
 	if err := os.WriteFile(password, []byte("hunter2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b = newBox(t, stores, mariaDataset("crm", srv.URL(db, user))+"password_file = \""+password+"\"\n")
+	b = newBox(t, stores, mariaDataset("crm", srv.URL(db, user))+"password_file = \""+password+"\"\n"+
+		"[[tenant.dataset.assert]]\nname = \"customers\"\nsql = \"SELECT COUNT(*) FROM customers\"\nexpect = \"20000\"\n")
 	b.run(0, "init", "--shares-dir", b.path("shares"))
 	kit := b.run(0, "keys", "kit", "acme", "--out", b.path("kits"), "--holder", "h", "--place", "p", "--json").result(t).File
 	if o := b.run(0, "backup", "acme/crm"); !strings.Contains(o.stdout, "20012 rows, counted by the server too") {
@@ -41,6 +42,9 @@ func TestMariaDBComesBackAfterItWasDropped(t *testing.T) {
 	}
 	if o := b.run(0, "ls", "acme/crm"); !strings.Contains(o.stdout, "20000") {
 		t.Errorf("ls shows no rows:\n%s", o.stdout)
+	}
+	if o := b.run(0, "drill", "run", "acme/crm"); !strings.Contains(o.stdout, "assertions  pass     1 of 1") {
+		t.Error(o.stdout)
 	}
 	to := srv.URL(db, "root")
 	if o := b.run(20, "restore", "acme/crm", "--to", to); !strings.Contains(o.stderr, "the database is not empty") {

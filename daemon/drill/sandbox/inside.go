@@ -29,9 +29,9 @@ func Inside(args []string, work map[string]func(args []string) error) int {
 	err := errors.New("unknown work")
 	switch f := work[args[0]]; {
 	case args[0] == "setup":
-		err = setup()
+		err = setup(args[1:])
 	case args[0] == "init":
-		err = serve()
+		err = serve(args[1:])
 	case args[0] == "exec":
 		err = become(args[1:])
 	case args[0] == "probe":
@@ -69,16 +69,26 @@ func inherited() (*os.File, *net.UnixConn, error) {
 // setup builds the walls from inside the new namespaces and becomes init, which
 // has no capability and can get none. It runs on one thread: what it gives up
 // is that thread's, and the others end with the exec.
-func setup() error {
+func setup(args []string) error {
 	runtime.LockOSThread()
 	f, c, err := inherited()
 	if err != nil {
 		return err
 	}
 	defer runtime.KeepAlive(f) // init has it
+	var r room
+	if len(args) != 1 {
+		return errors.New("no room")
+	}
+	if err := json.Unmarshal([]byte(args[0]), &r); err != nil {
+		return err
+	}
 	var cfg Config
 	if err := receive(c, &cfg); err != nil {
 		return err
+	}
+	if err := r.fits(cfg.Disk); err != nil {
+		return send(c, reply{Error: err.Error()})
 	}
 	if err := build(cfg); err != nil {
 		return send(c, reply{Error: err.Error()})
@@ -90,7 +100,11 @@ func setup() error {
 	if err != nil {
 		return err
 	}
-	return syscall.Exec(Self, []string{Program, "init", string(limits)}, nil)
+	swap, err := json.Marshal(r.Wall)
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(Self, []string{Program, "init", string(limits), string(swap)}, nil)
 }
 
 func build(cfg Config) error {
@@ -148,15 +162,22 @@ type server struct {
 
 // serve starts what it is asked to, and reaps everything, until the other end
 // closes.
-func serve() error {
+func serve(args []string) error {
 	f, c, err := inherited()
 	if err != nil {
 		return err
 	}
 	f.Close() // c has a copy
-	s := &server{conn: c, limits: os.Args[2], pids: map[int]int{}, ids: map[int]int{}}
+	if len(args) != 2 {
+		return errors.New("no limits")
+	}
+	ready := reply{Swap: &Wall{}}
+	if err := json.Unmarshal([]byte(args[1]), ready.Swap); err != nil {
+		return err
+	}
+	s := &server{conn: c, limits: args[0], pids: map[int]int{}, ids: map[int]int{}}
 	s.started = sync.NewCond(&s.mu)
-	if err := send(c, reply{}); err != nil {
+	if err := send(c, ready); err != nil {
 		return err
 	}
 	go s.reap()

@@ -41,6 +41,7 @@ type reply struct {
 	Error  string `json:"error,omitempty"`
 	Code   int    `json:"code,omitempty"`
 	Signal int    `json:"signal,omitempty"`
+	Swap   *Wall  `json:"swap,omitempty"` // of the first reply, which says that all is set up
 }
 
 // A Process runs inside.

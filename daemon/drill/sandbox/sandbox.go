@@ -44,7 +44,8 @@ var ErrUnavailable = errors.New("no sandbox can be made here")
 type Config struct {
 	// Memory is how many bytes of memory of its own each process may have.
 	Memory int64
-	// Disk is the size of Scratch in bytes. It is memory too.
+	// Disk is the size of Scratch in bytes. It is memory too, and may be swapped
+	// out where what swap there is is encrypted.
 	Disk int64
 	// Processes is how many processes and threads there may be at once.
 	Processes int
@@ -75,6 +76,7 @@ type Box struct {
 	cfg  Config
 	cmd  *exec.Cmd // nil where a unit made it
 	conn *net.UnixConn
+	swap Wall          // looked up by whoever made it
 	dead chan struct{} // closed when the first process, and with it all, is gone
 
 	mu      sync.Mutex
@@ -110,13 +112,11 @@ func Start(ctx context.Context, cfg Config) (*Box, error) {
 		return nil, fmt.Errorf("%w: socket: %w", ErrUnavailable, err)
 	}
 	b := &Box{cfg: cfg, conn: conn.(*net.UnixConn), dead: make(chan struct{}), waiting: map[int]*Process{}}
-	b.cmd = exec.Command("/proc/self/exe")
-	b.cmd.Args = []string{Program, "setup"}
-	b.cmd.Env = []string{}
-	b.cmd.Dir = "/"
-	b.cmd.ExtraFiles = []*os.File{theirs}
+	if b.cmd, err = firstProcess(theirs); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	b.cmd.Stderr = &b.stderr
-	b.cmd.SysProcAttr = namespaces()
 	if err := b.cmd.Start(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("%w: namespaces: %w; whoever may make none has the unit behind strongroom-drill.socket", ErrUnavailable, err)
@@ -216,6 +216,10 @@ func (b *Box) greet(ctx context.Context) error {
 	if r.Error != "" {
 		return errors.New(r.Error)
 	}
+	if r.Swap == nil || r.Swap.Name != Swap {
+		return errors.New("set up: nothing is said of swap")
+	}
+	b.swap = *r.Swap
 	return b.conn.SetDeadline(time.Time{})
 }
 

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"time"
@@ -74,20 +73,20 @@ func unit() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Args = []string{Program, "setup"}
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{theirs}
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = namespaces()
-	err = cmd.Start()
+	cmd, err := firstProcess(theirs)
+	if err == nil {
+		cmd.Stderr = os.Stderr
+		if err = cmd.Start(); err != nil {
+			err = fmt.Errorf("namespaces: %w", err)
+		}
+	}
 	theirs.Close()
 	if err != nil {
-		return send(conn.(*net.UnixConn), reply{Error: "namespaces: " + err.Error()})
+		return send(conn.(*net.UnixConn), reply{Error: err.Error()})
 	}
 	_ = cmd.Wait() // how it ended, whoever asked knows
-	return send(conn.(*net.UnixConn), reply{ID: goneID})
+	_ = send(conn.(*net.UnixConn), reply{ID: goneID}) // where nobody waits for it, nobody is told
+	return nil
 }
 
 // A door is a socket out here that leads to one inside.
