@@ -194,6 +194,31 @@ func (b *box) said() string {
 	return b.Run("journalctl --no-pager --output=cat -u strongroom")
 }
 
+// examined are the walls that an examination tells below a code, by how much each
+// matters. With args "" it is of all that there is.
+func (b *box) examined(args, code string) map[string][]string {
+	b.t.Helper()
+	var all struct {
+		Examined []struct {
+			Findings []struct{ Code, Severity, What string }
+		}
+	}
+	out := b.Run("runuser -u strongroom -- strongroom doctor --json " + args + " || test $? = 20")
+	if err := json.Unmarshal([]byte(out), &all); err != nil {
+		b.t.Fatalf("%v: %s", err, out)
+	}
+	found := map[string][]string{}
+	for _, x := range all.Examined {
+		for _, f := range x.Findings {
+			if f.Code == code {
+				name, _, _ := strings.Cut(strings.TrimPrefix(f.What, "there: "), ": ")
+				found[f.Severity] = append(found[f.Severity], name)
+			}
+		}
+	}
+	return found
+}
+
 // refuses starts the daemon, which has to say why it does not run, once, and to end
 // with a code.
 func (b *box) refuses(want, code string) {

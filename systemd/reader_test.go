@@ -70,6 +70,10 @@ func (b *box) walls(unit string) (hold, miss []string) {
 	return hold, miss
 }
 
+// readersWalls are those of a reader that hold in a container.
+var readersWalls = []string{"devices", "credentials", "raw network", "network", "files outside", "homes", "other processes", "capabilities", "namespaces",
+	"writable code", "system calls", "core dumps"}
+
 // A reader has one user's rights within walls that it tries: without one of them it
 // serves nothing, says which, and is asked again all the same.
 func TestAReaderInAContainer(t *testing.T) {
@@ -88,9 +92,13 @@ diff -r /home/crm/files $d/files
 cmp <(sqlite3 /home/crm/crm.db .dump) <(sqlite3 $d/crm.db .dump)
 rm -r $d`)
 	hold, miss := b.walls("strongroom-source@crm.service")
-	if want := []string{"devices", "credentials", "raw network", "network", "files outside", "homes", "other processes", "capabilities", "namespaces",
-		"writable code", "system calls", "core dumps"}; !slices.Equal(hold, want) || !slices.Equal(miss, []string{"memory", "swap"}) {
+	if !slices.Equal(hold, readersWalls) || !slices.Equal(miss, []string{"memory", "swap"}) {
 		t.Errorf("walls %q, missing %q", hold, miss)
+	}
+	// doctor tells the daemon's first, then those of the reader.
+	if found := b.examined("acme/crm-files", "walls"); len(found["warn"]) > 0 || !slices.Equal(found["note"], []string{"memory", "swap", "memory", "swap"}) ||
+		len(found["ok"]) != 12+len(readersWalls) || !slices.Equal(found["ok"][12:], readersWalls) {
+		t.Errorf("doctor tells of the walls %q", found)
 	}
 
 	// Root is in the group that sees all processes, whatever it may not do to them.

@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"strongroom/custody/exit"
 	"strongroom/daemon/config"
 	"strongroom/daemon/doctor"
-	"strongroom/daemon/walls"
 	"strongroom/source"
 	"strongroom/source/command"
 	"strongroom/source/postgres"
@@ -61,32 +59,6 @@ func Doctor(ctx context.Context, c *config.Config, tenant, dataset string) (*Doc
 		return nil, exit.With(exit.Usage, fmt.Errorf("%s has no dataset %s/%s", c.Path, tenant, dataset))
 	}
 	return r, nil
-}
-
-// wallsOf is what the daemon found when it last started with --confined.
-func wallsOf(c *config.Config) (f source.Findings) {
-	t, err := walls.Read(c.StateDir)
-	switch {
-	case err != nil:
-		f.Warn("walls", err.Error(), "whether the daemon is confined is not known", "restart the daemon")
-	case t == nil:
-		f.Note("walls", "no daemon has tried its walls here", "what it may do besides its work is not known", "run it by its unit, or with --confined")
-	default:
-		known := t.Missing(nil)
-		news := t.Missing(c.Confine.Missing)
-		for _, w := range t.Walls {
-			what := fmt.Sprintf("%s: %s: %s", w.Name, w.Tried, w.Got)
-			switch {
-			case slices.Contains(news, w.Name):
-				f.Warn("walls", what, "the daemon could do that", "undo what loosened its unit, or name it in [confine] missing")
-			case slices.Contains(known, w.Name):
-				f.Note("walls", what, "the daemon could do that, and [confine] says that it is known", "")
-			default:
-				f.OK("walls", what)
-			}
-		}
-	}
-	return f
 }
 
 // DoctorBox examines the machine alone.

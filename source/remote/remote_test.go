@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -142,6 +143,40 @@ func TestOnlyWhatIsOfferedIsRead(t *testing.T) {
 		}
 		if _, err := s.Probe(context.Background()); err == nil {
 			t.Errorf("%s: probe succeeded", c.dataset)
+		}
+	}
+}
+
+// What is known of the unit is said of every dataset, before what the source finds
+// itself; of one that finds nothing, too.
+func TestAnExaminationBeginsWithTheUnit(t *testing.T) {
+	var unit source.Findings
+	unit.OK("walls", "devices: open disks: none can be opened")
+	unit.Note("walls", "memory: look it up: max \x1b[2J", "the reader could do that", "name it")
+	tree, err := files.New(files.Config{Path: t.TempDir(), Scratch: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Server{Tool: "strongroom test", Unit: unit, Offers: map[string]Offer{"acme/a": {"command", &fake{}}, "acme/b": {"files", tree}}}
+	for _, c := range []struct {
+		dataset, engine string
+		more            int
+	}{{"acme/a", "command", 0}, {"acme/b", "files", 1}, {"acme/b", "files", 1}} {
+		src, err := New(Config{Dataset: c.dataset, Engine: c.engine, Where: "test", Dial: dialTo(t, s)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := src.Ask(t.Context())
+		if err != nil || len(x.Findings) < 2+c.more {
+			t.Fatalf("%s: %+v, %v", c.dataset, x, err)
+		}
+		want := []source.Finding{{Code: "walls", Severity: source.OK, What: "there: devices: open disks: none can be opened"},
+			{Code: "walls", Severity: source.Note, What: "there: memory: look it up: max  [2J", Why: "the reader could do that", Remedy: "there, it says: name it"}}
+		if !slices.Equal(x.Findings[:2], want) {
+			t.Errorf("%s: %+v", c.dataset, x.Findings)
+		}
+		if slices.ContainsFunc(x.Findings[2:], func(f source.Finding) bool { return f.Code == "walls" }) {
+			t.Errorf("%s: told twice: %+v", c.dataset, x.Findings)
 		}
 	}
 }

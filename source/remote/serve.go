@@ -27,6 +27,9 @@ type Server struct {
 	// Offers are all that may be read, by name. A client says which; it says
 	// nothing else, no path and no argument.
 	Offers map[string]Offer
+	// Unit is what an examination says first: of what this program runs in, and
+	// not of the dataset.
+	Unit source.Findings
 	// Refuses is why nothing is served: every request ends with it.
 	Refuses error
 	// Silence is after how long without a sign of life a client is given up;
@@ -212,14 +215,15 @@ func (s *Server) names() []string {
 }
 
 func (v *serving) examine(ctx context.Context, src source.Source) error {
-	out := findings{Datasets: v.names()}
+	out := findings{Datasets: v.names(), Findings: slices.Clone(v.Unit)}
 	if e, ok := src.(interface {
 		Examine(context.Context) ([]source.Finding, error)
 	}); ok {
-		var err error
-		if out.Findings, err = e.Examine(ctx); err != nil {
+		found, err := e.Examine(ctx)
+		if err != nil {
 			return err
 		}
+		out.Findings = append(out.Findings, found...)
 	}
 	return v.wire.sendValue(kindFindings, out)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/walls"
 	"strongroom/systemd/probe"
@@ -80,20 +81,23 @@ func (c *control) follow(ctx context.Context, places walls.Places) error {
 	}
 }
 
-// confineReader tries what the unit of a reader must not let it do.
-func confineReader(ctx context.Context, r *config.Reader, passed syscall.Conn, log *slog.Logger) error {
+// confineReader tries what the unit of a reader must not let it do, and returns
+// what came of it.
+func confineReader(ctx context.Context, r *config.Reader, passed syscall.Conn, log *slog.Logger) ([]receipt.Wall, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	all := walls.TryReader(passed, self, "version")
-	for _, w := range all {
+	tried := walls.TryReader(passed, self, "version")
+	var all []receipt.Wall
+	for _, w := range tried {
 		logWall(ctx, log, w)
+		all = append(all, receipt.Wall(w))
 	}
-	if missing := probe.Missing(all, r.Confine.Missing); len(missing) > 0 {
-		return missed(missing)
+	if missing := probe.Missing(tried, r.Confine.Missing); len(missing) > 0 {
+		return all, missed(missing)
 	}
-	return nil
+	return all, nil
 }
 
 func logWall(ctx context.Context, log *slog.Logger, w probe.Wall) {

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"strongroom/custody/exit"
+	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/job"
 	"strongroom/daemon/walls"
@@ -87,11 +88,15 @@ func (a *app) serveSource(ctx context.Context, r *config.Reader, confined bool) 
 	if err != nil {
 		return err
 	}
+	var tried []receipt.Wall
 	if confined {
 		passed, _ := l.(syscall.Conn)
-		if err := confineReader(ctx, r, passed, slog.New(a.newLog(&slog.LevelVar{}))); err != nil {
+		if tried, err = confineReader(ctx, r, passed, slog.New(a.newLog(&slog.LevelVar{}))); err != nil {
 			return errors.Join(err, refuseAll(ctx, s, l, err))
 		}
+	}
+	if confined || l != nil { // else sshd started it, and there is no unit
+		s.Unit = job.ReaderWalls(tried, r.Confine.Missing)
 	}
 	if l != nil {
 		return serveAll(ctx, s, l, a.ui.Log)

@@ -102,6 +102,9 @@ func TestEveryKindIsTheSameFromElsewhere(t *testing.T) {
 			if x.Severity == source.Bad || strings.HasPrefix(code, "ssh") && x.Severity == source.Warn && kind != "postgres" && kind != "mariadb" {
 				t.Errorf("%s: %s: %+v", kind, code, x)
 			}
+			if code == "walls" {
+				t.Errorf("%s: walls where there is no unit: %+v", kind, x)
+			}
 		}
 		local, far := b.run(0, "backup", "acme/"+kind), b.run(0, "backup", "acme/"+kind+"-ssh")
 		if counted := regexp.MustCompile(`\d+ rows?, .*`); counted.FindString(local.stdout) != counted.FindString(far.stdout) {
@@ -157,6 +160,9 @@ func TestReaderOfThisMachine(t *testing.T) {
 	}
 	if x := b.doctor(0, "acme/files-unix")["reader"]; !strings.Contains(x.What, "strongroom dev, and reads for us: acme/command-unix, acme/files-unix") {
 		t.Errorf("%+v", x)
+	}
+	if x := b.doctor(0, "acme/files-unix")["walls"]; x.Severity != source.Note || x.What != "there: the reader has not tried its walls" {
+		t.Errorf("a reader that is not confined: %+v", x)
 	}
 }
 
@@ -280,6 +286,15 @@ func TestAConfinedReaderServesNothingWhereAWallIsMissing(t *testing.T) {
 	}
 	serve(`"` + strings.Join(walls.ReaderNames(), `", "`) + `"`)
 	b.run(0, "backup", "acme/files-unix")
+	said := b.run(0, "doctor", "acme/files-unix").stdout
+	for _, name := range walls.ReaderNames() {
+		if !regexp.MustCompile(`(?m)^  (note|ok) +walls +there: ` + name + `: `).MatchString(said) {
+			t.Errorf("doctor does not tell of %q", name)
+		}
+	}
+	if !strings.Contains(said, "the reader could do that, and [confine] in its file says that it is known") || regexp.MustCompile(`warn +walls +there`).MatchString(said) {
+		t.Errorf("doctor says %s", said)
+	}
 	if err := os.WriteFile(f.file(), []byte("confine.missing = [\"landlock\"]\n"+f.reader), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,60 @@
+package job
+
+import (
+	"fmt"
+	"slices"
+
+	"strongroom/custody/receipt"
+	"strongroom/daemon/config"
+	"strongroom/daemon/walls"
+	"strongroom/source"
+)
+
+// A party is a program that tries the walls of its unit, in the words of
+// findings.
+type party struct {
+	code, name string
+	// known is who may say that a wall is missing, and how one names it there.
+	known, naming string
+}
+
+// found makes findings of what a party tried. Walls that known names are missing,
+// and somebody said so.
+func (p party) found(all []receipt.Wall, known []string) (f source.Findings) {
+	for _, w := range all {
+		what, could := fmt.Sprintf("%s: %s: %s", w.Name, w.Tried, w.Got), p.name+" could do that"
+		switch {
+		case w.Holds:
+			f.OK(p.code, what)
+		case slices.Contains(known, w.Name):
+			f.Note(p.code, what, could+", and "+p.known+" says that it is known", "")
+		default:
+			f.Warn(p.code, what, could, "undo what loosened its unit, or name it "+p.naming)
+		}
+	}
+	return f
+}
+
+// wallsOf is what the daemon found when it last started with --confined.
+func wallsOf(c *config.Config) (f source.Findings) {
+	t, err := walls.Read(c.StateDir)
+	switch {
+	case err != nil:
+		f.Warn("walls", err.Error(), "whether the daemon is confined is not known", "restart the daemon")
+	case t == nil:
+		f.Note("walls", "no daemon has tried its walls here", "what it may do besides its work is not known", "run it by its unit, or with --confined")
+	default:
+		return party{"walls", "the daemon", "[confine]", "in [confine] missing"}.found(t.Walls, c.Confine.Missing)
+	}
+	return f
+}
+
+// ReaderWalls is what a reader says of its unit: what it tried before it served,
+// nil if it tried nothing.
+func ReaderWalls(all []receipt.Wall, known []string) (f source.Findings) {
+	if all == nil {
+		f.Note("walls", "the reader has not tried its walls", "what it may do besides reading is not known", "start it with --confined, as strongroom-source@.service does")
+		return f
+	}
+	return party{"walls", "the reader", "[confine] in its file", "in [confine] missing, in its file"}.found(all, known)
+}
