@@ -16,7 +16,18 @@ print $s qq({"verb":"list"}\n); $s->flush; print <$s>'`
 func TestTheMountHelperInAContainer(t *testing.T) {
 	t.Parallel()
 	b := &box{Machine: boot(t, packageOf(t, "1.0", "")), t: t}
-	b.Run("dpkg -i /host/strongroom_1.0_amd64.deb && systemctl enable --now strongroom-mountd.socket")
+	b.Run(`dpkg -i /host/strongroom_1.0_amd64.deb && systemctl enable --now strongroom-mountd.socket
+cat >/etc/strongroom/strongroom.toml <<'END'
+[[store]]
+name = "one"
+kind = "dir"
+path = "/srv/one"
+[[tenant]]
+name = "acme"
+level = "confidential"
+[media]
+helper = "/run/strongroom-mount.sock"
+END`)
 	loosen := func(missing, settings string) {
 		b.Run(strings.NewReplacer("@missing", missing, "@settings", settings).Replace(`mkdir -p /etc/systemd/system/strongroom-mountd@.service.d
 cat >/etc/systemd/system/strongroom-mountd@.service.d/test.conf <<'END'
@@ -31,6 +42,11 @@ systemctl daemon-reload`))
 	if said := b.Run(asks); !strings.Contains(said, "a wall is missing: memory. ") {
 		t.Errorf("unnamed: %s", said)
 	}
+	want := []string{"devices", "raw network", "network", "capabilities", "namespaces", "writable code", "system calls", "core dumps"}
+	// It tells what it tried also where it does nothing else.
+	if found := b.examined("", "mount-helper"); !slices.Equal(found["ok"], want) || !slices.Equal(found["warn"], []string{"memory"}) || len(found["note"]) > 0 {
+		t.Errorf("unnamed: doctor tells of the walls %q", found)
+	}
 	b.walls("strongroom-mountd@*")
 
 	loosen("--missing=memory", "")
@@ -38,9 +54,11 @@ systemctl daemon-reload`))
 		t.Errorf("with all walls: %s", said)
 	}
 	hold, miss := b.walls("strongroom-mountd@*")
-	if want := []string{"devices", "raw network", "network", "capabilities", "namespaces", "writable code", "system calls", "core dumps"}; !slices.Equal(hold, want) ||
-		!slices.Equal(miss, []string{"memory"}) {
+	if !slices.Equal(hold, want) || !slices.Equal(miss, []string{"memory"}) {
 		t.Errorf("walls %q, missing %q", hold, miss)
+	}
+	if found := b.examined("", "mount-helper"); !slices.Equal(found["ok"], want) || !slices.Equal(found["note"], []string{"memory"}) || len(found["warn"]) > 0 {
+		t.Errorf("doctor tells of the walls %q", found)
 	}
 	for _, c := range []struct{ settings, wall string }{
 		{"PrivateNetwork=no\nPrivateMounts=no\nIPAddressDeny=", "network"},
@@ -62,6 +80,9 @@ systemctl daemon-reload`))
 	loosen("--missing=memory --missing=network", "PrivateNetwork=no\nPrivateMounts=no\nIPAddressDeny=")
 	if said := b.Run(asks); said != "{}" {
 		t.Errorf("with a network that is named: %s", said)
+	}
+	if found := b.examined("", "mount-helper"); !slices.Equal(found["note"], []string{"network", "memory"}) || len(found["warn"]) > 0 {
+		t.Errorf("with a network that is named doctor tells of the walls %q", found)
 	}
 	loosen("--missing=memroy", "")
 	if said := b.Run(asks + "; journalctl --sync; journalctl --no-pager --output=cat -u 'strongroom-mountd@*'"); !strings.Contains(said, `there is no wall "memroy"`) || strings.Contains(said, "{}") {

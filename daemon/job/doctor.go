@@ -64,7 +64,9 @@ func Doctor(ctx context.Context, c *config.Config, tenant, dataset string) (*Doc
 // DoctorBox examines the machine alone.
 func DoctorBox(ctx context.Context, c *config.Config) *DoctorResult {
 	r := &DoctorResult{Worst: source.OK}
-	r.add(BoxSubject, append(append(doctor.Examine(machine(c)), wallsOf(c)...), postgres.Installed(ctx)...))
+	f := append(doctor.Examine(machine(c)), wallsOf(c)...)
+	f = append(f, mountHelper(ctx, c)...)
+	r.add(BoxSubject, append(f, postgres.Installed(ctx)...))
 	return r
 }
 

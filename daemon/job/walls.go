@@ -1,9 +1,13 @@
 package job
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"strongroom/custody/media/mount"
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
 	"strongroom/daemon/walls"
@@ -57,4 +61,38 @@ func ReaderWalls(all []receipt.Wall, known []string) (f source.Findings) {
 		return f
 	}
 	return party{"walls", "the reader", "[confine] in its file", "in [confine] missing, in its file"}.found(all, known)
+}
+
+// helperPatience is how long an examination waits for the mount helper.
+const helperPatience = 10 * time.Second
+
+// mountHelper is what the mount helper tries before each request, and so now.
+func mountHelper(ctx context.Context, c *config.Config) (f source.Findings) {
+	if c.Media == nil || c.Media.Helper == "" {
+		return nil
+	}
+	const code = "mount-helper"
+	asked, done := context.WithTimeout(ctx, helperPatience)
+	defer done()
+	tried, err := mount.Socket{Path: c.Media.Helper}.Walls(asked)
+	switch {
+	case errors.Is(err, mount.ErrNoRequest):
+		f.Note(code, "the mount helper tells nobody what its walls are", "it is of an older version", "")
+		return f
+	case err != nil:
+		if errors.Is(err, context.DeadlineExceeded) {
+			err = fmt.Errorf("mount helper: no answer within %v", helperPatience)
+		}
+		f.Warn(code, err.Error(), "no medium would be mounted", "systemctl status strongroom-mountd.socket; journalctl -t strongroom-mountd")
+		return f
+	}
+	var all []receipt.Wall
+	var known []string
+	for _, w := range tried {
+		all = append(all, receipt.Wall{Name: w.Name, Tried: w.Tried, Got: w.Got, Holds: w.Holds})
+		if w.Known {
+			known = append(known, w.Name)
+		}
+	}
+	return party{code, "the mount helper", "its command line", "in a drop-in, as --missing=WALL; it mounts nothing until then"}.found(all, known)
 }

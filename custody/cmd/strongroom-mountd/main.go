@@ -30,24 +30,21 @@ func main() {
 		fmt.Fprintln(os.Stderr, "strongroom-mountd:", err)
 		os.Exit(usage)
 	}
+	h := mount.Helper{Direct: mount.Direct{Dir: dir}}
 	self, err := os.Executable()
 	if err == nil {
-		err = confined(self, known)
+		h.Walls, err = confined(self, known)
 	}
-	if err != nil {
-		_ = mount.Refuse(err, os.Stdin, os.Stdout) // whoever asked may be gone
-		fmt.Fprintln(os.Stderr, "strongroom-mountd:", err)
+	h.Refuses = err
+	err = h.Serve(context.Background(), os.Stdin, os.Stdout)
+	switch {
+	case h.Refuses != nil: // whoever asked may be gone
+		fmt.Fprintln(os.Stderr, "strongroom-mountd:", h.Refuses)
 		os.Exit(refused)
-	}
-	if err := mount.Serve(context.Background(), mount.Direct{Dir: dir}, os.Stdin, os.Stdout); err != nil {
+	case err != nil:
 		fmt.Fprintln(os.Stderr, "strongroom-mountd:", err)
 		os.Exit(failed)
 	}
-}
-
-// names are those of the walls, in their order.
-func names() []string {
-	return []string{probe.Devices, probe.RawNetwork, probe.Network, probe.Powers, probe.Namespaces, probe.Code, probe.Calls, probe.Memory, probe.Cores}
 }
 
 // knownMissing reads the arguments: walls that this machine does not have, and that
@@ -58,8 +55,8 @@ func knownMissing(args []string) (known []string, err error) {
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("%.40q is no argument: systemd starts it behind strongroom-mountd.socket, with --missing=WALL for each wall that is missing, and known to be", arg)
-		case !slices.Contains(names(), name):
-			return nil, fmt.Errorf("--missing: there is no wall %.40q; there are %q", name, names())
+		case !slices.Contains(mount.WallNames(), name):
+			return nil, fmt.Errorf("--missing: there is no wall %.40q; there are %q", name, mount.WallNames())
 		case slices.Contains(known, name):
 			return nil, fmt.Errorf("--missing=%s stands there twice", name)
 		}
@@ -69,10 +66,10 @@ func knownMissing(args []string) (known []string, err error) {
 }
 
 // confined tries what the unit must not let this process do, and tells each wall to
-// the journal. It has the system's mounts and the rights to look anywhere, or it
+// the journal. They are those of mount.WallNames. It has the system's mounts and the rights to look anywhere, or it
 // could not mount: no wall is around files. self is a program that ends at once
 // with "help", as this one does.
-func confined(self string, known []string) error {
+func confined(self string, known []string) (table []mount.Wall, err error) {
 	all := []probe.Wall{
 		// What is no disk. Opening one of these does nothing by itself.
 		probe.OpenDevices("open kernel memory and character devices", "/dev/mem", "/dev/kmsg", "/dev/port", "/dev/kvm", "/dev/fuse", "/dev/net/tun",
@@ -87,10 +84,11 @@ func confined(self string, known []string) error {
 			priority = 4
 		}
 		fmt.Fprintf(os.Stderr, "<%d>wall name=%q holds=%t tried=%q got=%q\n", priority, w.Name, w.Holds, w.Tried, w.Got)
+		table = append(table, mount.Wall{Name: w.Name, Tried: w.Tried, Got: w.Got, Holds: w.Holds, Known: slices.Contains(known, w.Name)})
 	}
 	if missing := probe.Missing(all, known); len(missing) > 0 {
-		return fmt.Errorf("a wall is missing: %s. The unit was loosened, or this system cannot keep it up; where that is known and meant, a drop-in has \"--missing=%s\"",
+		return table, fmt.Errorf("a wall is missing: %s. The unit was loosened, or this system cannot keep it up; where that is known and meant, a drop-in has \"--missing=%s\"",
 			strings.Join(missing, ", "), strings.Join(missing, `" "--missing=`))
 	}
-	return nil
+	return table, nil
 }

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"strongroom/custody/media/mount"
 )
 
 func TestOnlyWallsThatThereAreAreExcused(t *testing.T) {
@@ -27,16 +29,26 @@ func TestOnlyWallsThatThereAreAreExcused(t *testing.T) {
 
 // Tests run without the unit: nearly nothing of what it keeps away is away here.
 func TestWithoutItsUnitItRefuses(t *testing.T) {
-	err := confined("/bin/true", nil)
+	table, err := confined("/bin/true", nil)
 	if err == nil {
 		t.Fatal("all walls hold")
+	}
+	var names []string
+	for _, w := range table {
+		names = append(names, w.Name)
+		if w.Tried == "" || w.Got == "" || w.Known {
+			t.Errorf("%+v", w)
+		}
+	}
+	if !slices.Equal(names, mount.WallNames()) { // who asks wants exactly these
+		t.Errorf("tried are %q, and named %q", names, mount.WallNames())
 	}
 	for _, name := range []string{"network", "capabilities", "writable code", "system calls"} {
 		if !strings.Contains(err.Error(), `"--missing=`+name+`"`) {
 			t.Errorf("%q is not missed: %v", name, err)
 		}
 	}
-	if err := confined("/bin/true", names()); err != nil {
-		t.Errorf("all are excused: %v", err)
+	if table, err := confined("/bin/true", names); err != nil || !table[len(table)-1].Known {
+		t.Errorf("all are excused: %v, %+v", err, table)
 	}
 }

@@ -12,7 +12,7 @@ import (
 
 // request and answer are one line of JSON each.
 type request struct {
-	Verb  string `json:"verb"` // "list", "mount" or "unmount"
+	Verb  string `json:"verb"` // "list", "mount", "unmount" or "walls"
 	UUID  string `json:"uuid,omitempty"`
 	Write bool   `json:"write,omitempty"`
 }
@@ -20,12 +20,16 @@ type request struct {
 type answer struct {
 	Path  string       `json:"path,omitempty"`
 	List  []FileSystem `json:"list,omitempty"`
+	Walls []Wall       `json:"walls,omitempty"`
 	Kind  string       `json:"kind,omitempty"` // of the error, if a caller branches on it
 	Error string       `json:"error,omitempty"`
 }
 
 // kinds are the errors that come through.
-var kinds = map[string]error{"absent": ErrAbsent, "twins": ErrTwins, "elsewhere": ErrElsewhere, "busy": ErrBusy}
+var kinds = map[string]error{"absent": ErrAbsent, "twins": ErrTwins, "elsewhere": ErrElsewhere, "busy": ErrBusy, "request": ErrNoRequest}
+
+// ErrNoRequest: the helper does not know what it is asked for.
+var ErrNoRequest = errors.New("no such request")
 
 const (
 	maxRequest = 4 << 10
@@ -34,22 +38,36 @@ const (
 	patience = 15 * time.Minute
 )
 
+// A Helper is the process that mounts for another one.
+type Helper struct {
+	Direct
+	// Walls are what it tried before it answers, in the order of WallNames.
+	Walls []Wall
+	// Refuses is why nothing is done; its walls are told all the same.
+	Refuses error
+}
+
 // Serve answers one request.
-func Serve(ctx context.Context, d Direct, r io.Reader, w io.Writer) error {
-	q, err := read(r)
-	if err != nil {
+func (h Helper) Serve(ctx context.Context, r io.Reader, w io.Writer) error {
+	q, err := read(r) // what is left unread would take the answer away
+	switch {
+	case h.Refuses != nil && (err != nil || q.Verb != "walls" || h.Walls == nil):
+		return errors.Join(h.Refuses, reply(w, answer{Error: h.Refuses.Error()}))
+	case err != nil:
 		return errors.Join(fmt.Errorf("mount helper: request: %w", err), reply(w, answer{Error: "that is no request"}))
 	}
 	var a answer
 	switch q.Verb {
 	case "list":
-		a.List, err = d.List(ctx)
+		a.List, err = h.List(ctx)
 	case "mount":
-		a.Path, err = d.Mount(ctx, q.UUID, q.Write)
+		a.Path, err = h.Mount(ctx, q.UUID, q.Write)
 	case "unmount":
-		err = d.Unmount(ctx, q.UUID)
+		err = h.Unmount(ctx, q.UUID)
+	case "walls":
+		a.Walls = h.Walls
 	default:
-		err = errors.New("no such request")
+		err = ErrNoRequest
 	}
 	if err != nil {
 		a = answer{Error: err.Error()}
@@ -60,13 +78,6 @@ func Serve(ctx context.Context, d Direct, r io.Reader, w io.Writer) error {
 		}
 	}
 	return errors.Join(err, reply(w, a))
-}
-
-// Refuse answers one request, whatever it asks for, with the reason why nothing is
-// done.
-func Refuse(why error, r io.Reader, w io.Writer) error {
-	_, err := read(r) // what is left unread would take the answer away
-	return errors.Join(err, reply(w, answer{Error: why.Error()}))
 }
 
 func read(r io.Reader) (q request, err error) {
@@ -99,6 +110,19 @@ func (s Socket) List(ctx context.Context) ([]FileSystem, error) {
 	return a.List, err
 }
 
+// Walls returns what the helper has just tried, and must not be able to do. An older
+// one does not tell: ErrNoRequest.
+func (s Socket) Walls(ctx context.Context) ([]Wall, error) {
+	a, err := s.ask(ctx, request{Verb: "walls"})
+	if err != nil {
+		return nil, err
+	}
+	if err := checkWalls(a.Walls); err != nil {
+		return nil, fmt.Errorf("mount helper: %w", err)
+	}
+	return a.Walls, nil
+}
+
 // ask makes a request. A cancelled one goes on at the helper's: what it did is
 // seen by the next.
 func (s Socket) ask(ctx context.Context, q request) (a answer, err error) {
@@ -122,6 +146,9 @@ func (s Socket) ask(ctx context.Context, q request) (a answer, err error) {
 	}
 	if a.Error == "" {
 		return a, nil
+	}
+	if a.Error == ErrNoRequest.Error() { // one that is older gives it no kind
+		a.Kind = "request"
 	}
 	if is := kinds[a.Kind]; is != nil {
 		return a, &refused{a.Error, is}

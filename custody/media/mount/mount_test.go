@@ -64,7 +64,7 @@ func each(t *testing.T, f func(t *testing.T, m mounter, dir string)) {
 				if err != nil {
 					return
 				}
-				Serve(context.Background(), Direct{Dir: dir}, conn, conn)
+				Helper{Direct: Direct{Dir: dir}}.Serve(context.Background(), conn, conn)
 				conn.Close()
 			}
 		}()
@@ -179,7 +179,7 @@ func TestWhatIsNotMounted(t *testing.T) {
 func TestTheHelperRefusesOtherRequests(t *testing.T) {
 	for _, q := range []string{"", "x\n", `{"verb":"format","uuid":"00000000"}`, `{"verb":"list","dir":"/"}`, `{"verb":"mount","uuid":"/dev/vda"}`, `{"verb":"` + strings.Repeat("a", maxRequest) + `"}`} {
 		var out strings.Builder
-		if err := Serve(t.Context(), Direct{Dir: t.TempDir()}, strings.NewReader(q), &out); err == nil || !strings.Contains(out.String(), `"error":`) {
+		if err := (Helper{Direct: Direct{Dir: t.TempDir()}}).Serve(t.Context(), strings.NewReader(q), &out); err == nil || !strings.Contains(out.String(), `"error":`) {
 			t.Errorf("%.40q: %v, answered %s", q, err, out.String())
 		}
 	}
@@ -259,14 +259,4 @@ func TestAMediumCannotStopTheMachine(t *testing.T) {
 			t.Error(err)
 		}
 	})
-}
-
-func TestARefusalIsAnAnswer(t *testing.T) {
-	for _, q := range []string{`{"verb":"list"}`, "x\n"} {
-		var out strings.Builder
-		Refuse(errors.New("a wall is missing"), strings.NewReader(q), &out)
-		if out.String() != `{"error":"a wall is missing"}`+"\n" {
-			t.Errorf("%q: answered %s", q, out.String())
-		}
-	}
 }
