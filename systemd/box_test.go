@@ -223,7 +223,7 @@ func (b *box) examined(args, code string) map[string][]string {
 // with a code.
 func (b *box) refuses(want, code string) {
 	b.t.Helper()
-	b.Run("systemctl stop strongroom; journalctl --rotate --vacuum-time=1s >/dev/null 2>&1; ! systemctl start strongroom; sleep 7")
+	b.Run("systemctl stop strongroom; journalctl --rotate --vacuum-time=1s >/dev/null 2>&1; not systemctl start strongroom; sleep 7")
 	if said := b.said(); !strings.Contains(said, want) || strings.Count(said, want) != 1 {
 		b.t.Errorf("it says %q, want %q once", said, want)
 	}

@@ -111,7 +111,7 @@ func sealed(t *testing.T, b *box) {
 		t.Errorf("a command with the sealed credential lists %s", out)
 	}
 	b.answers()
-	b.Run("! test -e /var/lib/strongroom/credential; ! runuser -u strongroom -- strongroom snapshots")
+	b.Run("not test -e /var/lib/strongroom/credential; not runuser -u strongroom -- strongroom snapshots")
 	b.Run("sed -i '/^bandwidth/d' /etc/strongroom/strongroom.toml; systemctl restart strongroom")
 	b.answers()
 	if r := b.backup("acme/tickets"); r.Outcome != "ok" {
@@ -134,7 +134,7 @@ func mistaken(t *testing.T, b *box) {
 }
 
 func removed(t *testing.T, b *box) {
-	b.Run("dpkg --purge strongroom; ! systemctl is-active strongroom; ! test -e /usr/bin/strongroom; test -s /var/lib/strongroom/keys")
+	b.Run("dpkg --purge strongroom; not systemctl is-active strongroom; not test -e /usr/bin/strongroom; test -s /var/lib/strongroom/keys")
 	b.Run("dpkg -i /host/strongroom_2.0_amd64.deb; systemctl start strongroom")
 	b.answers()
 	b.Run("grep -q acme /etc/strongroom/strongroom.toml")

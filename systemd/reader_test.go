@@ -36,7 +36,7 @@ name = "crm-db"
 source = "sqlite"
 via = "unix:/run/strongroom-source/crm.sock"
 END
-! runuser -u strongroom -- ls /home/crm
+not runuser -u strongroom -- ls /home/crm
 systemctl enable --now strongroom-source@crm.socket
 strongroom reload`
 

@@ -14,6 +14,10 @@ func TestAContainerHasWalls(t *testing.T) {
 		t.Errorf("%q, %d", out, code)
 	}
 	m.Run("cmp /host/here <(cat /host/here) && test -s /host/here")
+	// What has to fail, and does not, ends a script wherever it stands.
+	if out, code := m.Try("set -e\n" + not + "\nnot test -e /nowhere; not false; not test -d /; echo on"); code != 1 || out != "it works: test -d /\n" {
+		t.Errorf("%q, %d", out, code)
+	}
 	// Not even root writes through a wall, and without it it does.
 	for _, property := range []string{"ReadOnlyPaths=/srv", "ProtectSystem=strict", "SystemCallFilter=~openat"} {
 		script := "systemd-run --quiet --pipe --wait -p " + property + " touch /srv/file"
@@ -31,6 +35,6 @@ func TestAContainerHasWalls(t *testing.T) {
 func TestTwoContainersKeepApart(t *testing.T) {
 	a, b := Container(t, Config{}), Container(t, Config{})
 	a.Run("touch /srv/a; systemd-run --quiet --unit=only-a sleep 600")
-	b.Run("! test -e /srv/a; ! systemctl is-active only-a")
+	b.Run("not test -e /srv/a; not systemctl is-active only-a")
 	a.Run("systemctl is-active only-a")
 }

@@ -51,11 +51,15 @@ func (m *Machine) Try(script string) (string, int) {
 	return out, code
 }
 
-// Run runs a script that has to succeed, and returns what it printed without
-// blanks around it.
+// not is for what has to fail: "set -e" passes over a command behind "!", whatever
+// becomes of it.
+const not = `not() { if "$@"; then echo "it works: $*" >&2; return 1; fi; }`
+
+// Run runs a script in which all has to succeed, and what stands behind "not" to
+// fail, and returns what it printed without blanks around it.
 func (m *Machine) Run(script string) string {
 	m.t.Helper()
-	out, code := m.Try("set -e\n" + script)
+	out, code := m.Try("set -e\n" + not + "\n" + script)
 	if code != 0 {
 		m.t.Fatalf("exit %d\n%s\n%s", code, script, out)
 	}

@@ -20,5 +20,5 @@ func TestAVMForgetsWhatWasNotSynced(t *testing.T) {
 	v.Run("echo kept >/root/kept; sync; echo lost >/root/lost")
 	v.Cut()
 	v.Power()
-	v.Run("test -s /root/kept; ! test -s /root/lost")
+	v.Run("test -s /root/kept; not test -s /root/lost")
 }
