@@ -1,6 +1,8 @@
 package systemd_test
 
 import (
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -9,8 +11,8 @@ import (
 )
 
 // The same box on a kernel of its own: what a container cannot show. Memory limits
-// bite; a reboot and a power cut in the middle of a backup are made up for by the
-// next start, with nobody there.
+// bite, and all walls hold; a medium is mounted; a reboot and a power cut in the
+// middle of a backup are made up for by the next start, with nobody there.
 func TestABoxInAVM(t *testing.T) {
 	if testing.Short() {
 		t.Skip("boots an emulated machine, which takes minutes: with -short, power cuts and memory limits were not seen")
@@ -18,9 +20,15 @@ func TestABoxInAVM(t *testing.T) {
 	t.Parallel()
 	one := packageOf(t, "1.0", "")
 	began := time.Now()
-	v := systemdtest.Boot(t, systemdtest.Config{Files: map[string]string{"strongroom_1.0_amd64.deb": one}})
+	v := systemdtest.Boot(t, systemdtest.Config{Files: map[string]string{"strongroom_1.0_amd64.deb": one}, Disks: []int64{128 << 20}})
 	t.Logf("booted in %v", time.Since(began))
 	b := newBox(t, v.Machine, "")
+	part := func(name string, do func(*testing.T, *box)) {
+		began := time.Now()
+		do(t, b)
+		t.Logf("%s: %v", name, time.Since(began))
+	}
+	part("a medium", offline)
 	b.grow(16, 1) // emulation is slow, too
 
 	began = time.Now()
@@ -46,7 +54,80 @@ func TestABoxInAVM(t *testing.T) {
 	b.restores()
 	b.Run("runuser -u strongroom -- strongroom check --read-data")
 
-	limited(t, b)
+	part("limits", limited)
+	part("a reader", reads)
+}
+
+// offline has the mount helper mount a disk for whoever may not: the snapshots are
+// copied to it, and restored from it in a drill.
+func offline(t *testing.T, b *box) {
+	uuid := b.Run(`mkfs.ext4 -q -m 0 -E root_owner=$(id -u strongroom):$(id -g strongroom) /dev/vdc
+printf '[media]\nhelper = "/run/strongroom-mount.sock"\n' >>/etc/strongroom/strongroom.toml
+systemctl enable --quiet --now strongroom-mountd.socket; systemctl restart strongroom
+blkid -o value -s UUID /dev/vdc | tr -d -`)
+	b.answers()
+	at := "/run/strongroom-media/" + uuid
+	as := func(args string) string {
+		t.Helper()
+		return b.Run("cd /; runuser -u strongroom -- strongroom " + args)
+	}
+	as("media init")
+	if said := as("media devices"); !regexp.MustCompile(uuid + ` +ext4 .*/dev/vdc +-`).MatchString(said) {
+		t.Errorf("media devices: %s", said)
+	}
+	as("media enrol A-1 --set A --uuid " + uuid + " --holder somebody --place here")
+	b.Run("not findmnt " + at + "; not test -e " + at)
+	as("media insert A-1")
+	if options := strings.Split(b.Run("findmnt -n -o OPTIONS --source /dev/vdc --mountpoint "+at), ","); !slices.Contains(options, "ro") ||
+		!slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") || !slices.Contains(options, "noexec") {
+		t.Errorf("mounted with %q", options)
+	}
+	// What it mounts everybody sees, also a daemon that had to start anew for it: where
+	// media are mounted was no directory before. The program on it does not run there.
+	b.Until("the daemon to see the medium", 3*time.Minute, "grep -F "+at+" /proc/$(systemctl show --value -p MainPID strongroom)/mountinfo")
+	if said, code := b.Try(at + "/strongroom-recover-* help"); code != 126 {
+		t.Errorf("a program on the medium: %d, %s", code, said)
+	}
+	if said := as("media list"); !regexp.MustCompile(`(?m)^A-1 .* yes$`).MatchString(said) {
+		t.Errorf("media list: %s", said)
+	}
+	if said := as("drill run acme/tickets --from media:" + at); !strings.Contains(said, "PASS") {
+		t.Errorf("a drill from the medium: %s", said)
+	}
+	as("media eject A-1")
+	b.Run("not findmnt --source /dev/vdc; not test -e " + at)
+	want := []string{"devices", "raw network", "network", "capabilities", "namespaces", "writable code", "system calls", "memory", "core dumps"}
+	if found := b.examined("", "mount-helper"); len(found) != 1 || !slices.Equal(found["ok"], want) {
+		t.Errorf("doctor tells of the helper's walls %q", found)
+	}
+	hold, miss := b.walls("strongroom-mountd@*")
+	requests := len(hold) / len(want)
+	if requests < 6 || !slices.Equal(hold, slices.Repeat(want, requests)) || len(miss) > 0 {
+		t.Errorf("the helper's walls %q, missing %q", hold, miss)
+	}
+}
+
+// reads has a reader whose file names no missing wall: those of memory, which a
+// container lacks, hold, and are missed.
+func reads(t *testing.T, b *box) {
+	b.Run(strings.Replace(crm, "[confine]\nmissing = [\"memory\", \"swap\"]\n", "", 1))
+	if r := b.backup("acme/crm-files"); r.Outcome != "ok" {
+		t.Errorf("%+v", r)
+	}
+	hold, miss := b.walls("strongroom-source@crm.service")
+	want := slices.Insert(slices.Clone(readersWalls), 11, "memory", "swap")
+	if !slices.Equal(hold, want) || len(miss) > 0 {
+		t.Errorf("the reader's walls %q, missing %q", hold, miss)
+	}
+	if found := b.examined("acme/crm-files", "walls"); len(found) != 1 || len(found["ok"]) != 14+len(want) {
+		t.Errorf("doctor tells of the walls %q", found)
+	}
+	for setting, wall := range map[string]string{"MemoryMax=infinity": "memory", "MemorySwapMax=infinity": "swap"} {
+		b.loosened(setting)
+		if r := b.backup("acme/crm-files"); r.Outcome == "ok" || !strings.Contains(r.Reason, "a wall is missing: "+wall+". ") {
+			t.Errorf("%q: %+v", setting, r)
+		}
+	}
 }
 
 // limited: the unit's limit is one that the kernel enforces, and what hits it is told

@@ -47,6 +47,9 @@ type container struct {
 // boot.
 func Container(t testing.TB, c Config) *Machine {
 	t.Helper()
+	if len(c.Disks) > 0 {
+		t.Fatal("a container has no disks of its own")
+	}
 	tree := tree(t)
 	if _, err := exec.LookPath("systemd-nspawn"); err != nil {
 		t.Skip("there is no systemd-nspawn (Debian package systemd-container): what the units do in a running systemd was not seen")

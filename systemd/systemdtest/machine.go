@@ -33,6 +33,9 @@ type inside interface {
 type Config struct {
 	// Files stand in /host, by name, read-only.
 	Files map[string]string
+	// Disks are further ones of an emulated machine, by their sizes: /dev/vdc and on,
+	// with nothing on them at first. They keep what was brought to them.
+	Disks []int64
 }
 
 // patience is how long one script may take. An emulated machine on a busy one is

@@ -28,11 +28,12 @@ type VM struct {
 	qemu *qemu
 }
 
-// qemu is the emulator of one disk, through power cuts.
+// qemu is the emulator of one machine's disks, through power cuts.
 type qemu struct {
 	t         testing.TB
 	tree, dir string
-	files     string // a tar, the second disk
+	files     string   // a tar, the second disk
+	disks     []string // the further ones
 
 	cmd    *exec.Cmd
 	exited chan error
@@ -59,6 +60,13 @@ func Boot(t testing.TB, c Config) *VM {
 	q := &qemu{t: t, tree: tree, dir: dir, files: filepath.Join(dir, "files.tar")}
 	if err := pack(q.files, c.Files); err != nil {
 		t.Fatal(err)
+	}
+	for i, size := range c.Disks {
+		path := filepath.Join(dir, fmt.Sprintf("disk-%d", i))
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, size)); err != nil {
+			t.Fatal(err)
+		}
+		q.disks = append(q.disks, path)
 	}
 	// One image serves all tests; each writes to a copy, which shares what is zero.
 	if out, err := exec.Command("cp", "--sparse=always", image(t, tree), q.disk()).CombinedOutput(); err != nil {
@@ -174,14 +182,18 @@ func (q *qemu) power() error {
 	}
 	defer l.Close()
 	q.out = &console{}
-	q.cmd = exec.Command("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-no-reboot", "-nodefaults", "-display", "none", "-no-user-config",
+	args := []string{"-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1536", "-no-reboot", "-nodefaults", "-display", "none", "-no-user-config",
 		"-kernel", kernels[0], "-initrd", strings.Replace(kernels[0], "vmlinuz-", "initrd.img-", 1),
 		"-append", "root=/dev/vda rw console=ttyS0 quiet panic=-1 mitigations=off systemd.show_status=no systemd.mask=postgresql.service",
 		"-serial", "stdio",
-		"-drive", "if=virtio,format=raw,cache=writeback,file="+q.disk(),
-		"-drive", "if=virtio,format=raw,readonly=on,file="+q.files,
+		"-drive", "if=virtio,format=raw,cache=writeback,file=" + q.disk(),
+		"-drive", "if=virtio,format=raw,readonly=on,file=" + q.files,
 		"-device", "virtio-rng-pci",
-		"-device", "virtio-serial", "-chardev", "socket,id=agent,path="+socket, "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0")
+		"-device", "virtio-serial", "-chardev", "socket,id=agent,path=" + socket, "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0"}
+	for _, disk := range q.disks {
+		args = append(args, "-drive", "if=virtio,format=raw,cache=writeback,file="+disk)
+	}
+	q.cmd = exec.Command("qemu-system-x86_64", args...)
 	q.cmd.Stdout, q.cmd.Stderr = q.out, q.out
 	q.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	q.exited = make(chan error, 1)
