@@ -65,10 +65,10 @@ func knownMissing(args []string) (known []string, err error) {
 	return known, nil
 }
 
-// confined tries what the unit must not let this process do, and tells each wall to
-// the journal. They are those of mount.WallNames. It has the system's mounts and the rights to look anywhere, or it
-// could not mount: no wall is around files. self is a program that ends at once
-// with "help", as this one does.
+// confined tries what the unit must not let this process do, and tells each wall of
+// mount.WallNames to the journal. It has the system's mounts and the rights to look
+// anywhere, or it could not mount: no wall is around files. self is a program that
+// ends at once with "help", as this one does.
 func confined(self string, known []string) (table []mount.Wall, err error) {
 	all := []probe.Wall{
 		// What is no disk. Opening one of these does nothing by itself.
