@@ -204,7 +204,7 @@ func (b *box) examined(args, code string) map[string][]string {
 		}
 	}
 	out := b.Run("runuser -u strongroom -- strongroom doctor --json " + args + " || test $? = 20")
-	if err := json.Unmarshal([]byte(out), &all); err != nil {
+	if err := json.NewDecoder(strings.NewReader(out)).Decode(&all); err != nil { // what is bad is an error, too, behind it
 		b.t.Fatalf("%v: %s", err, out)
 	}
 	found := map[string][]string{}
