@@ -3,8 +3,11 @@ package drill
 import (
 	"bytes"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -15,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -40,6 +44,7 @@ type pgEngine struct {
 	box      *sandbox.Box
 	log      bounded
 	asserter bool // its role was made
+	emptied  bool // materialized views were left empty: they read other servers
 }
 
 const (
@@ -151,6 +156,7 @@ func (e *pgEngine) load(ctx context.Context, box *sandbox.Box) error {
 	}
 	slices.SortFunc(e.r.out.Phases[len(e.r.out.Phases)-3:], func(a, b receipt.Phase) int { return -strings.Compare(a.Name, b.Name) })
 	e.r.out.Notes = append(e.r.out.Notes, rep.Warnings...)
+	e.emptied = rep.Emptied > 0
 	return nil
 }
 
@@ -235,22 +241,54 @@ func (e *pgEngine) superusers(ctx context.Context, url string) error {
 	return execute(ctx, url, sql.String())
 }
 
+// died reports whether a server has ended. Who was connected to it may know a
+// little earlier than who waits for its process.
+func died(server *sandbox.Process, err error) bool {
+	wait := time.Duration(0)
+	if lost(err) || errors.Is(err, io.ErrUnexpectedEOF) { // which a stream may have, too
+		wait = 3 * time.Second
+	}
+	select {
+	case <-server.Done():
+		return true
+	case <-time.After(wait):
+	}
+	select { // both may have been true
+	case <-server.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// lost tells an error of the connection to a server.
+func lost(err error) bool {
+	var n net.Error
+	return errors.As(err, &n) || errors.Is(err, mysql.ErrInvalidConn) || errors.Is(err, driver.ErrBadConn)
+}
+
 // whose tells what is wrong with this machine from what is wrong with the
 // backup: a full scratch, a server that died, a program that is not installed.
 func (e *pgEngine) whose(err error) error {
 	if !e.box.Alive() {
 		return here("the sandbox died: %w", err)
 	}
-	select {
-	case <-e.server.Done():
+	if died(e.server, err) {
 		return here("the server died: %w: %.300s", err, e.log.buf)
-	default:
+	}
+	if lost(err) {
+		return here("the connection was lost: %w", err)
 	}
 	pgErr, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
 		return err
 	}
 	switch class := pgErr.Code[:min(2, len(pgErr.Code))]; {
+	case errors.Is(err, postgres.ErrExtension), class == "F0": // a dictionary's file, for one
+		return errHere{err}
+	case pgErr.Code == "42704" && strings.HasPrefix(pgErr.Message, `collation "pg_catalog.`),
+		pgErr.Code == "22023" && strings.HasPrefix(pgErr.Message, "could not create locale "):
+		return errHere{err} // each server lists those of its own machine
 	case class == "53", strings.HasPrefix(pgErr.Code, "57P"), class == "58", class == "08":
 		return errHere{err}
 	case pgErr.Code == "0A000" && strings.Contains(pgErr.Message, "extension"):
@@ -267,7 +305,8 @@ func (e *pgEngine) structure() []receipt.Check {
 
 // content makes the three columns of all that any of them knows.
 func (e *pgEngine) content(ctx context.Context) ([]receipt.Object, []receipt.Check, error) {
-	copied, err := postgres.Inspect(ctx, e.r.read, postgres.Target{URL: e.url(pgSuper), Jobs: e.r.Jobs})
+	_, streamed := e.r.read.streamed()
+	copied, err := postgres.Inspect(ctx, e.r.read, postgres.Target{URL: e.url(pgSuper), Jobs: e.r.Jobs}, streamed)
 	if err != nil {
 		return nil, nil, e.whose(err)
 	}
@@ -287,6 +326,9 @@ func (e *pgEngine) compare(copied postgres.Content, columns map[string]string) [
 		out = append(out, differences("catalogue", set(want.Objects), set(copied.Objects))...)
 	}
 	out = append(out, sameColumns(columns, copied.Targets)...)
+	for _, name := range copied.Reordered {
+		e.r.out.Notes = append(e.r.out.Notes, fmt.Sprintf("columns of %s: they are those of the source in another order, which is what PostgreSQL makes of a table that inherits", name))
+	}
 	if want.Sequences == nil {
 		e.r.out.Notes = append(e.r.out.Notes, "sequences were too many to be recorded: their places are not compared")
 	} else {
@@ -367,12 +409,7 @@ func (e *pgEngine) checks(ctx context.Context) ([]receipt.Check, error) {
 }
 
 func (e *pgEngine) amcheck(ctx context.Context, program string) (receipt.Check, error) {
-	const prepare = `SET client_min_messages = error;
-DO $drill$ DECLARE t name; BEGIN
-	FOR t IN SELECT evtname FROM pg_catalog.pg_event_trigger LOOP EXECUTE pg_catalog.format('ALTER EVENT TRIGGER %I DISABLE', t); END LOOP;
-END $drill$;
-CREATE EXTENSION IF NOT EXISTS amcheck`
-	if err := e.exec(ctx, prepare); err != nil {
+	if err := e.prepare(ctx); err != nil {
 		return receipt.Check{}, e.whose(err)
 	}
 	var out bounded
@@ -386,6 +423,31 @@ CREATE EXTENSION IF NOT EXISTS amcheck`
 		c.Actual, c.OK = fmt.Sprintf("%v: %.300s", err, out.buf), false
 	}
 	return c, nil
+}
+
+// prepare makes the extension that pg_amcheck asks, in a schema of its own: the
+// copy may have none that can be made in. Event triggers would run first.
+func (e *pgEngine) prepare(ctx context.Context) error {
+	c, err := pgx.Connect(ctx, e.url(pgSuper))
+	if err != nil {
+		return err
+	}
+	defer c.Close(context.Background()) // what it was for is done or has failed
+	rows, err := c.Query(ctx, "SELECT evtname::text FROM pg_catalog.pg_event_trigger")
+	if err != nil {
+		return err
+	}
+	triggers, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	sql := "SET client_min_messages = error;"
+	for _, t := range triggers {
+		sql += "ALTER EVENT TRIGGER " + pgx.Identifier{t}.Sanitize() + " DISABLE;"
+	}
+	sql += "CREATE SCHEMA " + pgSuper + "; CREATE EXTENSION IF NOT EXISTS amcheck SCHEMA " + pgSuper
+	_, err = c.PgConn().Exec(ctx, sql).ReadAll()
+	return err
 }
 
 func (e *pgEngine) exec(ctx context.Context, sql string) error {
@@ -417,7 +479,7 @@ func (e *pgEngine) assert(ctx context.Context, a Assertion) receipt.Check {
 		return a.failed(err)
 	}
 	defer c.Close(context.Background()) // its transaction has written nothing
-	begin := fmt.Sprintf("SET statement_timeout = %d; SET TimeZone = 'UTC'; SET row_security = off; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", a.limit().Milliseconds())
+	begin := fmt.Sprintf("SET statement_timeout = %d; SET TimeZone = 'UTC'; BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", a.limit().Milliseconds())
 	if _, err := c.PgConn().Exec(ctx, begin).ReadAll(); err != nil {
 		return a.failed(err)
 	}

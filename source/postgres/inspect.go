@@ -32,6 +32,9 @@ type Content struct {
 	// Targets are the tables with their columns, in the form of Tally.Target, by
 	// Facts.Object; of copies only.
 	Targets map[string]string
+	// Reordered are tables whose columns stand in another order than in their
+	// streams, in which Facts and Targets have them; of copies only.
+	Reordered []string
 	// Objects is the catalogue's list; nil in a record where it was too long.
 	Objects     []string
 	ObjectCount int
@@ -115,8 +118,10 @@ func (c Content) Tables() (names []string, ok bool) {
 
 // Inspect reads a restored copy of a snapshot: everything that its catalogue
 // lists, whatever the snapshot says there should be. Of the snapshot it takes
-// the encoding, and which rows of extensions' tables are data.
-func Inspect(ctx context.Context, stored source.Stored, target Target) (_ Content, err error) {
+// the encoding, and which rows of extensions' tables are data. columns, in the
+// form of Content.Targets, tells in which order the streams have the columns of a
+// table, which is that of the hashes of its rows; nil: in the copy's own.
+func Inspect(ctx context.Context, stored source.Stored, target Target, columns map[string]string) (_ Content, err error) {
 	l, err := newLoader(stored, target)
 	if err != nil {
 		return Content{}, fmt.Errorf("postgres: inspect: %w", err)
@@ -141,12 +146,21 @@ func Inspect(ctx context.Context, stored source.Stored, target Target) (_ Conten
 	tables = slices.DeleteFunc(tables, func(t table) bool { return !t.HasData })
 	c.Targets = map[string]string{}
 	enc := encoder{l.main, c.Encoding} // a stream is in that of its database
-	for _, t := range tables {
+	heirs, err := inheriting(ctx, l.main)
+	if err != nil {
+		return Content{}, err
+	}
+	for i, t := range tables {
+		name := plainName(t.Object)
 		target, err := enc.bytes(ctx, t.Object+" "+columnList(t.Columns))
 		if err != nil {
 			return Content{}, err
 		}
-		c.Targets[plainName(t.Object)] = string(target)
+		c.Targets[name] = string(target)
+		if ordered := inOrder(t.Columns, string(target), columns[name]); heirs[t.OID] && ordered != t.Columns {
+			tables[i].Columns, c.Targets[name] = ordered, columns[name]
+			c.Reordered = append(c.Reordered, name)
+		}
 	}
 	c.Facts, err = l.inspectRows(ctx, tables)
 	return c, err

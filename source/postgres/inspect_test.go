@@ -23,7 +23,7 @@ func TestInspectedCopyIsWhatWasRecorded(t *testing.T) {
 		t.Fatal(err)
 	}
 	inspect := func() Content {
-		c, err := Inspect(t.Context(), m, target)
+		c, err := Inspect(t.Context(), m, target, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

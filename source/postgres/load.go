@@ -35,6 +35,9 @@ func (l *loader) script(ctx context.Context, stream string) error {
 	for i := range entries {
 		entries[i].statements = l.keep(entries[i])
 	}
+	if err := l.tablespaces(ctx, entries); err != nil {
+		return err
+	}
 	for len(entries) > 0 {
 		n := run(entries)
 		if n > 1 {
@@ -110,11 +113,24 @@ func (l *loader) remember(e entry) {
 	}
 }
 
+// ErrExtension: an extension cannot be made. Its text is this machine's, not the
+// snapshot's.
+var ErrExtension = errors.New("its extension cannot be installed here")
+
 func (l *loader) execEntry(ctx context.Context, c *pgx.Conn, e entry) error {
 	if len(e.statements) == 0 {
 		return nil
 	}
-	if err := simple(ctx, c, strings.Join(e.statements, "\n")); err != nil {
+	text := strings.Join(e.statements, "\n")
+	if e.kind == viewData {
+		// Its owner fills it, who may see no more than at the source. pg_dump's head
+		// has it off, to be told of rows that a dump does not see.
+		text = "SET row_security = on;\n" + text + "\nSET row_security = off;"
+	}
+	if err := simple(ctx, c, text); err != nil && !l.fromElsewhere(e, err) {
+		if e.kind == "EXTENSION" {
+			err = fmt.Errorf("%w: %w", ErrExtension, err)
+		}
 		return fmt.Errorf("make %s %s: %w", strings.ToLower(e.kind), plainName(e.name), err)
 	}
 	return nil

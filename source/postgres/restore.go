@@ -50,6 +50,9 @@ type RestoreReport struct {
 	Verified int      `json:"verified"`
 	Roles    []string `json:"roles,omitempty"` // that were made
 	Warnings []string `json:"warnings,omitempty"`
+	// Emptied is how many materialized views could not be filled, as their rows
+	// come from another server.
+	Emptied int `json:"emptied,omitempty"`
 	// Phases of the work, in the order they ran.
 	PreData  time.Duration `json:"pre_data_ns"`
 	Data     time.Duration `json:"data_ns"`
@@ -73,6 +76,8 @@ type loader struct {
 	// parents says of each partition whose it is, as pre-data makes it.
 	parents map[string]string
 	report  RestoreReport
+	// created: the database is one that this restore made.
+	created bool
 	// state is the last SET of each variable in the schema's text: workers
 	// need the same.
 	state map[string]string
@@ -95,6 +100,7 @@ func Restore(ctx context.Context, stored source.Stored, target Target) (RestoreR
 	if err != nil {
 		return RestoreReport{}, fmt.Errorf("postgres: restore into %s: %w", l.dialer.name(), err)
 	}
+	l.created = created
 	err = l.run(ctx)
 	closeConn(l.main)
 	if err == nil {
@@ -230,7 +236,10 @@ func (l *loader) checkEmpty(ctx context.Context) error {
 }
 
 func (l *loader) run(ctx context.Context) error {
-	if err := l.makeRoles(ctx); err != nil {
+	if err := l.makeRoles(ctx); err != nil { // in PL/pgSQL
+		return err
+	}
+	if err := l.dropped(ctx); err != nil {
 		return err
 	}
 	for _, ph := range []struct {
