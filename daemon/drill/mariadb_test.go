@@ -67,6 +67,7 @@ func TestMariaDB(t *testing.T) {
 	})
 	t.Run("lies in the manifest", func(t *testing.T) { mariaLies(t, srv) })
 	t.Run("owned by others", func(t *testing.T) { mariaOwned(t, srv) })
+	t.Run("sound", func(t *testing.T) { mariaSound(t, srv) })
 	t.Run("hostile", func(t *testing.T) { mariaHostile(t, srv, m) })
 	t.Run("not here", func(t *testing.T) { mariaNotHere(t, m) })
 	t.Run("assertions", func(t *testing.T) { mariaAssertions(t, m) })
@@ -360,5 +361,30 @@ func mariaAssertions(t *testing.T, m *memory) {
 		if s := step(t, r, receipt.Assertions); s.Status != receipt.Failed || !strings.Contains(s.Why, want) {
 			t.Errorf("%s: %q, want %q", sql, s.Why, want)
 		}
+	}
+}
+
+// mariaSound are MariaDB's: another database is not in the snapshot, directories
+// are the machine's, and what a table was made with was checked when it was made.
+func mariaSound(t *testing.T, srv *mariadbtest.Server) {
+	away := srv.CreateDatabase(t)
+	srv.Exec(t, away, "CREATE TABLE o (i INT PRIMARY KEY); INSERT INTO o VALUES (1); CREATE FUNCTION f() RETURNS INT DETERMINISTIC RETURN 1")
+	for name, c := range map[string]struct{ sql, note string }{
+		"views of another database": {"CREATE TABLE t (i INT PRIMARY KEY); CREATE VIEW z AS SELECT i FROM " + away + ".o; CREATE VIEW a AS SELECT i FROM z; CREATE VIEW y AS SELECT i FROM z; CREATE VIEW f AS SELECT " + away +
+			".f() AS x FROM t; CREATE VIEW m AS SELECT User FROM mysql.user; CREATE VIEW kept AS SELECT i FROM t", "left out: view a, it reads one that reads another database"},
+		"a key to another database": {"CREATE TABLE t (i INT PRIMARY KEY, FOREIGN KEY (i) REFERENCES " + away + ".o (i)); INSERT INTO t VALUES (1)", "left out: a foreign key of t"},
+		"a key to nothing":          {"SET foreign_key_checks = 0; CREATE TABLE t (i INT PRIMARY KEY, FOREIGN KEY (i) REFERENCES nowhere (i)); INSERT INTO t VALUES (1)", "t points to nowhere, which is not there"},
+		"a form that is not taken":  {"SET SESSION innodb_strict_mode = 0; CREATE TABLE t (i INT PRIMARY KEY) ROW_FORMAT=FIXED KEY_BLOCK_SIZE=3", ""},
+		"directories":               {"CREATE TABLE t (i INT) DATA DIRECTORY='" + srv.Dir + "' PARTITION BY HASH (i) (PARTITION a DATA DIRECTORY='" + srv.Dir + "' COMMENT 'x', PARTITION b); INSERT INTO t VALUES (1), (2)", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := srv.CreateDatabase(t)
+			srv.Exec(t, db, c.sql)
+			s, err := mariadb.New(mariadb.Config{URL: srv.URL(db, "root")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			passes(t, dump(t, s), c.note)
+		})
 	}
 }

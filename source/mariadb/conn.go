@@ -284,7 +284,10 @@ const (
 	errAccess         = 1045
 	errNoDatabase     = 1049
 	errTableAccess    = 1142
+	errColumnAccess   = 1143
 	errNoTable        = 1146
+	errView           = 1356
+	errRoutineAccess  = 1370
 	errLockTimeout    = 1205
 	errRights         = 1227
 	errBinaryLog      = 1419 // who lacks SUPER may write no trigger or function that a replica would run

@@ -224,7 +224,10 @@ func (l *loader) foreignKeys(ctx context.Context) error {
 			l.warn("left out: a foreign key of %s, the table it points to is not loaded: %s", plainName(name), plainName(to))
 			continue
 		}
-		if err := l.exec(ctx, l.main, sql); err != nil {
+		if err := l.exec(ctx, l.main, sql); l.elsewhere(err) {
+			l.warn("left out: a foreign key of %s, the table it points to is in another database", plainName(name))
+			l.report.LeftKeys = append(l.report.LeftKeys, sql)
+		} else if err != nil {
 			return err
 		}
 	}
@@ -257,6 +260,9 @@ func (l *loader) orphans(ctx context.Context) error {
 	found := make([]string, len(keys))
 	err = l.parallel(ctx, len(keys), func(ctx context.Context, c *session, i int) error {
 		v, err := c.one(ctx, keys[i].orphansSQL())
+		if code(err) == errNoTable { // foreign_key_checks was off at the source too
+			return nil
+		}
 		if err != nil {
 			return fmt.Errorf("check foreign key %s of %s: %w", plainName(keys[i].name), plainName(keys[i].table), err)
 		}
@@ -267,7 +273,11 @@ func (l *loader) orphans(ctx context.Context) error {
 		return err
 	}
 	for i, n := range found {
-		if n != "0" {
+		switch n {
+		case "0":
+		case "":
+			l.warn("foreign key %s: %s points to %s, which is not there, as in the snapshot", plainName(keys[i].name), plainName(keys[i].table), plainName(keys[i].to))
+		default:
 			l.warn("foreign key %s: %s rows of %s refer to no row of %s, as in the snapshot", plainName(keys[i].name), n, plainName(keys[i].table), plainName(keys[i].to))
 		}
 	}

@@ -33,6 +33,9 @@ type Target struct {
 	Only []string
 	// Verify reads every table again and compares its rows with the facts.
 	Verify bool
+	// Alone says that the server has no other database: views that read others,
+	// and foreign keys to their tables, are left out, with a warning.
+	Alone bool
 }
 
 // RestoreReport is what a restore did.
@@ -44,6 +47,10 @@ type RestoreReport struct {
 	// Verified is how many tables were read again and found equal.
 	Verified int      `json:"verified"`
 	Warnings []string `json:"warnings,omitempty"`
+	// Left are the views, and LeftKeys the statements of foreign keys, that were
+	// left out because they need another database.
+	Left     []string `json:"left,omitempty"`
+	LeftKeys []string `json:"left_keys,omitempty"`
 	// Phases of the work, in the order they ran.
 	Schema      time.Duration `json:"schema_ns"`
 	Data        time.Duration `json:"data_ns"`
@@ -170,7 +177,8 @@ func (l *loader) connect(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.exec(ctx, "SET SESSION foreign_key_checks = 0, unique_checks = 0, check_constraint_checks = 0"); err != nil {
+	// Nor is what a table was made with: the source took it once.
+	if err := c.exec(ctx, "SET SESSION foreign_key_checks = 0, unique_checks = 0, check_constraint_checks = 0, innodb_strict_mode = 0"); err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare session: %w", err), c.close())
 	}
 	return c, nil
@@ -299,6 +307,10 @@ func (l *loader) code(ctx context.Context) error {
 		if view := l.unusable(sql); err != nil && view != "" {
 			l.warn("left out: view %s, which the source could not use either: %v", plainName(view), err)
 			err = l.exec(ctx, l.main, "DROP VIEW "+ident(view)) // its stand-in
+		} else if view := viewOf(sql); view != "" && l.elsewhere(err) {
+			l.warn("left out: view %s, it reads another database: %v", plainName(view), err)
+			l.report.Left = append(l.report.Left, plainName(view))
+			err = l.exec(ctx, l.main, "DROP VIEW "+ident(view))
 		}
 		if code(err) == errRights && !l.target.NoOwner && sql != withoutDefiner(sql) {
 			return fmt.Errorf("%w: grant the user SET USER, or restore without owners", err)
@@ -310,17 +322,13 @@ func (l *loader) code(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return l.leaveToo(ctx)
 }
 
 // unusable is the name of the view that a statement makes if the source could
 // not use it, else "".
 func (l *loader) unusable(sql string) string {
-	if !strings.HasPrefix(sql, "CREATE OR REPLACE ") {
-		return ""
-	}
-	_, rest, _ := cutUnquoted(sql, " VIEW ")
-	if name, _ := cutIdent(rest); slices.Contains(l.detail.Unusable, plainName(name)) {
+	if name := viewOf(sql); slices.Contains(l.detail.Unusable, plainName(name)) {
 		return name
 	}
 	return ""
