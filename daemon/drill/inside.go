@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/zeebo/blake3"
 
@@ -68,6 +69,7 @@ func restoreInside(in io.Reader, out io.Writer) error {
 	}
 	if err != nil {
 		f.Error = err.Error()
+		f.Here = errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.ENOMEM)
 	}
 	return json.NewEncoder(out).Encode(f)
 }
@@ -199,11 +201,19 @@ func (f *found) sqlite(ctx context.Context, s *spooled) error {
 	}
 	f.Version = "SQLite " + version
 	f.Objects = []receipt.Object{{Name: "pages", Copy: receipt.Count{Known: true, Rows: n / size, Hash: hash}}}
-	f.Engine = []receipt.Check{pragma(ctx, c, "integrity_check", "ok"), pragma(ctx, c, "foreign_key_check", "")}
+	faults, unchecked, err := sqlite.Check(ctx, c)
+	f.Engine = []receipt.Check{equal("PRAGMA integrity_check", "none", orNone(strings.Join(faults, "; ")))}
+	if err != nil {
+		f.Engine[0].Actual, f.Engine[0].OK = "error: "+err.Error(), false
+	}
+	for _, u := range unchecked {
+		f.Notes = append(f.Notes, "integrity_check needs what only the program has that made the database: "+u)
+	}
 	content, err := sqlite.Inspect(ctx, Restored)
 	if err != nil {
 		return err
 	}
+	f.Orphans = content.Orphans
 	f.Content = []receipt.Check{{Name: "schema", Actual: content.Schema}}
 	for _, t := range content.Tables {
 		if t.Unknown == "" {
@@ -214,28 +224,6 @@ func (f *found) sqlite(ctx context.Context, s *spooled) error {
 		f.Asserts = append(f.Asserts, askSQLite(ctx, c, a))
 	}
 	return nil
-}
-
-// pragma runs a check that returns rows of faults, or one row that says ok.
-func pragma(ctx context.Context, c *sql.Conn, name, ok string) receipt.Check {
-	out := receipt.Check{Name: "PRAGMA " + name, Expected: orNone(ok)}
-	rows, err := texts(ctx, c, "PRAGMA "+name+"(20)")
-	if name == "foreign_key_check" { // its argument would be a table
-		rows, err = texts(ctx, c, "PRAGMA "+name)
-	}
-	var lines []string
-	for _, r := range rows {
-		lines = append(lines, string(slices.Concat(r...)))
-		if len(lines) == 20 {
-			break
-		}
-	}
-	out.Actual = orNone(strings.Join(lines, "; "))
-	if err != nil {
-		out.Actual = "error: " + err.Error()
-	}
-	out.OK = err == nil && out.Actual == out.Expected
-	return out
 }
 
 // texts returns rows as text, nil for NULL.
@@ -294,6 +282,12 @@ func (f *found) files(ctx context.Context, s *spooled) error {
 	var recorded, streamed, restored rowhash.Sum
 	names := map[files.Type]int64{}
 	var bad []receipt.Check
+	var shut []func() error
+	defer func() {
+		for _, f := range slices.Backward(shut) {
+			_ = f() // a checker would have been refused there, too
+		}
+	}()
 	for e, err := range files.ReadTree(ctx, s) {
 		if err != nil {
 			return err
@@ -301,6 +295,14 @@ func (f *found) files(ctx context.Context, s *spooled) error {
 		names[e.Type]++
 		if c := entryCheck(e); !c.OK {
 			bad = append(bad, c)
+		}
+		closed, err := open(e)
+		if err != nil {
+			return err
+		}
+		if e.Type == files.TypeDir {
+			shut = append(shut, closed)
+			continue
 		}
 		if e.Type != files.TypeFile {
 			continue
@@ -311,7 +313,8 @@ func (f *found) files(ctx context.Context, s *spooled) error {
 			return err
 		}
 		addFile(&streamed, e, sum)
-		if sum, err = restoredSum(e); err != nil {
+		sum, err = restoredSum(e)
+		if err = errors.Join(err, closed()); err != nil {
 			bad = append(bad, receipt.Check{Name: quoted(e.Path), Expected: "can be read", Actual: err.Error()})
 			continue
 		}
@@ -330,6 +333,36 @@ func (f *found) files(ctx context.Context, s *spooled) error {
 		equal("files as they were counted", fmt.Sprint(d.Files), fmt.Sprint(names[files.TypeFile])),
 		equal("entries that differ", "0", fmt.Sprint(len(bad))))
 	return nil
+}
+
+// open lets this process, which is the owner of the copy and no root, read what
+// root could at the source, and returns what undoes that. A directory stays open
+// for what is in it.
+func open(e files.Entry) (undo func() error, err error) {
+	need := map[files.Type]uint32{files.TypeDir: 0o700, files.TypeFile: 0o400}[e.Type]
+	if mode := e.Mode & 0o7777; mode&need == need {
+		return func() error { return nil }, nil
+	}
+	root, err := os.OpenRoot(Restored)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	info, err := root.Lstat(e.Path)
+	if err != nil {
+		return func() error { return nil }, nil // entryCheck has said so
+	}
+	if err := root.Chmod(e.Path, info.Mode()|os.FileMode(need)); err != nil {
+		return nil, err
+	}
+	return func() error {
+		root, err := os.OpenRoot(Restored)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		return root.Chmod(e.Path, info.Mode())
+	}, nil
 }
 
 func quoted(path string) string { return fmt.Sprintf("%q", path) }
@@ -413,6 +446,9 @@ func entryCheck(e files.Entry) receipt.Check {
 		if err != nil {
 			c.Actual = err.Error()
 		}
+	case files.TypeDir:
+		c.Expected = fmt.Sprintf("dir, mode %04o", e.Mode&0o777)
+		c.Actual = fmt.Sprintf("%s, mode %04o", kind, info.Mode().Perm())
 	case files.TypeFile:
 		c.Expected = fmt.Sprintf("file of %d bytes, mode %04o", e.Size, e.Mode&0o777)
 		c.Actual = fmt.Sprintf("%s of %d bytes, mode %04o", kind, info.Size(), info.Mode().Perm())

@@ -39,13 +39,15 @@ type job struct {
 
 // found is what it answers.
 type found struct {
-	// Error is why there is no copy.
+	// Error is why there is no copy, Here that this machine has no room for it.
 	Error   string           `json:"error,omitempty"`
+	Here    bool             `json:"here,omitempty"`
 	Objects []receipt.Object `json:"objects"`
 	Content []receipt.Check  `json:"content"`
 	Engine  []receipt.Check  `json:"engine"`
 	Asserts []receipt.Check  `json:"asserts"`
 	Version string           `json:"version"`
+	Orphans *int64           `json:"orphans,omitempty"` // rows that refer to none
 	Notes   []string         `json:"notes,omitempty"`
 }
 
@@ -59,6 +61,13 @@ func (e *workEngine) preflight(context.Context) (need, error) {
 	}
 	// Once as it came, once restored; of sparse files the holes are none.
 	k := need{engine: e.kind, disk: n*2 + n/4 + 64<<20, processes: 64}
+	if e.kind == files.Engine { // each takes a page at least, and its name
+		var d files.Detail
+		if err := json.Unmarshal(e.r.Stored.Detail(), &d); err != nil {
+			return need{}, fmt.Errorf("what was recorded: %w", err)
+		}
+		k.disk += max(d.Entries, 0) * 5 << 10
+	}
 	if len(e.r.Checker) > 0 {
 		k.readOnly = []string{e.r.Checker[0]}
 		if within(e.r.Checker[0], "/usr") {
@@ -97,6 +106,9 @@ func (e *workEngine) load(ctx context.Context, box *sandbox.Box) error {
 	e.r.out.Notes = append(e.r.out.Notes, e.got.Notes...)
 	if e.got.Version != "" {
 		e.r.out.Engine = e.got.Version
+	}
+	if e.got.Here {
+		return here("%s", e.got.Error)
 	}
 	if e.got.Error != "" {
 		return errors.New(e.got.Error)
@@ -253,8 +265,31 @@ func (e *workEngine) tables(d sqlite.Detail) []receipt.Check {
 	return append(out, equal("schema and tables as they were counted", fmt.Sprint(len(want)), fmt.Sprint(same)))
 }
 
+// orphans compares the rows that refer to none with those of the source: SQLite
+// lets a program make them, and a restore has to bring them back.
+func (e *workEngine) orphans() []receipt.Check {
+	var d sqlite.Detail
+	if e.kind != sqlite.Engine || json.Unmarshal(e.r.read.Detail(), &d) != nil { // content has said so
+		return nil
+	}
+	say := func(n *int64) string {
+		if n == nil {
+			return "cannot be counted"
+		}
+		return fmt.Sprintf("%d rows that refer to none", *n)
+	}
+	if d.Orphans == nil && e.got.Orphans != nil {
+		e.r.out.Notes = append(e.r.out.Notes, "PRAGMA foreign_key_check finds "+say(e.got.Orphans)+"; at the source nobody counted them")
+		return nil
+	}
+	if d.Orphans != nil && *d.Orphans > 0 {
+		e.r.out.Notes = append(e.r.out.Notes, "the source has "+say(d.Orphans))
+	}
+	return []receipt.Check{equal("PRAGMA foreign_key_check", say(d.Orphans), say(e.got.Orphans))}
+}
+
 func (e *workEngine) checks(ctx context.Context) ([]receipt.Check, error) {
-	out := e.got.Engine
+	out := append(e.got.Engine, e.orphans()...)
 	if len(e.r.Checker) == 0 {
 		return out, nil
 	}

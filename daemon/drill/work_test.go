@@ -51,7 +51,7 @@ func TestSQLiteSnapshot(t *testing.T) {
 	if r.Verdict != receipt.PASS || !strings.HasPrefix(r.Engine, "SQLite 3.") || len(r.Content) != 1 || r.Content[0].Copy.Rows < 3 {
 		t.Fatal(show(r))
 	}
-	if got := step(t, r, receipt.Checks).Checks; len(got) != 2 || got[0].Name != "PRAGMA integrity_check" || got[1].Actual != "none" {
+	if got := step(t, r, receipt.Checks).Checks; len(got) != 2 || got[0].Name != "PRAGMA integrity_check" || got[1].Actual != "0 rows that refer to none" {
 		t.Errorf("%+v", got)
 	}
 }
@@ -68,6 +68,13 @@ func flip(m *memory, stream string, old, new string) *memory {
 	return &c
 }
 
+// recorded changes what the source said of itself.
+func recorded(m *memory, old, new string) *memory {
+	c := *m
+	c.detail = bytes.Replace(m.detail, []byte(old), []byte(new), 1)
+	return &c
+}
+
 func TestSQLiteSnapshotThatMustFail(t *testing.T) {
 	m := sqliteDump(t, bookSQL)
 	ask := func(sql, expect string) func(*Plan) {
@@ -81,7 +88,7 @@ func TestSQLiteSnapshotThatMustFail(t *testing.T) {
 	}{
 		"byte":                       {m, func(p *Plan) { p.Stored = flip(m, "database", "name 77", "name 78") }, receipt.Bytes, "BLAKE3"},
 		"damaged before":             {flip(m, "database", "SQLite format 3", "SQLite formal 3"), nil, receipt.Load, "integrity_check"},
-		"dangling key":               {sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), nil, receipt.Checks, "PRAGMA foreign_key_check: expected none, found notes5people0"},
+		"dangling key":               {recorded(sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), `"orphans":1`, `"orphans":0`), nil, receipt.Checks, "PRAGMA foreign_key_check: expected 0 rows that refer to none, found 1 rows"},
 		"another schema":             {flip(m, "database", "name TEXT", "nahm TEXT"), nil, receipt.Content, "database: schema"},
 		"assertion that is not true": {m, ask("SELECT count(*) FROM people", "> 500"), receipt.Assertions, "a: expected > 500, found 500"},
 		"assertion of nothing":       {m, ask("SELECT 500", "500"), receipt.Assertions, "it reads no table"},
@@ -251,4 +258,73 @@ func children(t *testing.T) (out []string) {
 		}
 	}
 	return out
+}
+
+// SQLite keeps keys only where a program asks it to, and a database may need what
+// only its program has.
+func TestSoundSQLitePasses(t *testing.T) {
+	passes(t, sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), "the source has 1 rows that refer to none")
+	unknown := sqliteDump(t, bookSQL+"PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = 'CREATE INDEX by_who ON notes (who COLLATE minemine)' WHERE name = 'by_who'")
+	passes(t, unknown, "notes: SQL logic error: no such collation sequence: minemine")
+	// The tables that need nothing are looked at all the same.
+	hurt := sqliteDump(t, bookSQL+"PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = 'CREATE INDEX by_who ON notes (who COLLATE minemine)' WHERE name = 'by_who';"+
+		"CREATE TABLE t (x); CREATE INDEX ix ON t (x); INSERT INTO t VALUES (1); UPDATE sqlite_schema SET sql = 'CREATE INDEX ix ON t (x + 1)' WHERE name = 'ix'")
+	if r := mustRun(t, plan(t, hurt)); r.Verdict != receipt.FAIL || !strings.Contains(r.Why[0], "missing from index ix") {
+		t.Errorf("%s %q", r.Verdict, r.Why)
+	}
+}
+
+// Root reads what its owner may not.
+func TestSoundTreePasses(t *testing.T) {
+	dir := t.TempDir()
+	for name, mode := range map[string]os.FileMode{"none": 0, "written": 0o200, "shut/in/it": 0o600, "shut/link": 0} {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if name == "shut/link" {
+			if err := os.Link(filepath.Join(dir, "none"), path); err != nil && !os.IsNotExist(err) {
+				t.Fatal(err)
+			}
+			continue
+		}
+		if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, d := range []string{"shut/in", "shut"} {
+		if err := os.Chmod(filepath.Join(dir, d), 0o011); err != nil {
+			t.Fatal(err)
+		}
+	}
+	treeOf := func(dir string) *memory {
+		s, err := files.New(files.Config{Path: dir, Scratch: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dump(t, s)
+	}
+	passes(t, treeOf(dir), "")
+	// Many small files take more than their bytes.
+	many := t.TempDir()
+	for n := range 18000 {
+		if err := os.WriteFile(filepath.Join(many, strings.Repeat("x", 5)+string(rune('a'+n%26))+strings.Repeat("y", n/26%30)+string(rune('a'+n/780))), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	passes(t, treeOf(many), "")
+	// What does not fit says nothing about the backup.
+	sparse := t.TempDir()
+	if err := os.WriteFile(filepath.Join(sparse, "s"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(filepath.Join(sparse, "s"), 8<<30); err != nil {
+		t.Fatal(err)
+	}
+	if r := mustRun(t, plan(t, treeOf(sparse))); r.Verdict == receipt.FAIL {
+		t.Errorf("%s %q", r.Verdict, r.Why)
+	}
 }

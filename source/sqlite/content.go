@@ -22,6 +22,10 @@ type Content struct {
 	Rows int64 `json:"rows"`
 	// Tables has the ordinary tables by name, with those behind virtual ones.
 	Tables []Table `json:"tables,omitempty"`
+	// Orphans is how many rows PRAGMA foreign_key_check finds that refer to none:
+	// SQLite keeps keys only where a program asks it to. nil: nobody counted them,
+	// or they cannot be counted, as where a key points to no unique column.
+	Orphans *int64 `json:"orphans,omitempty"`
 }
 
 // Table is one table's row count. It walks the table's pages but decodes no
@@ -78,7 +82,11 @@ func inspect(ctx context.Context, conn *sql.Conn) (Detail, error) {
 		d.Rows += t.Rows
 		d.Tables = append(d.Tables, t)
 	}
-	return d, nil
+	var orphans int64
+	if err := conn.QueryRowContext(ctx, "SELECT count(*) FROM pragma_foreign_key_check").Scan(&orphans); err == nil {
+		d.Orphans = &orphans
+	}
+	return d, ctx.Err()
 }
 
 func schemaHash(ctx context.Context, conn *sql.Conn) (_ string, err error) {

@@ -89,7 +89,7 @@ func WritePlain(ctx context.Context, stored source.Stored, w io.Writer) error {
 	return errors.Join(err, r.Close())
 }
 
-// integrity runs SQLite's own check. immutable keeps it from making -wal and
+// integrity runs SQLite's own check, of what it can check. immutable keeps it from making -wal and
 // -shm files.
 func integrity(ctx context.Context, path string) (err error) {
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"mode": {"ro"}, "immutable": {"1"}, "_pragma": {"trusted_schema(0)"}}))
@@ -97,23 +97,16 @@ func integrity(ctx context.Context, path string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, "PRAGMA integrity_check(10)")
+	conn, err := db.Conn(ctx)
 	if err != nil {
 		return checkFailed(ctx, err)
 	}
-	defer rows.Close()
-	var found []string
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			return err
-		}
-		found = append(found, s)
-	}
-	if err := rows.Err(); err != nil {
+	defer func() { err = errors.Join(err, conn.Close()) }()
+	found, _, err := Check(ctx, conn)
+	if err != nil {
 		return checkFailed(ctx, err)
 	}
-	if len(found) != 1 || found[0] != "ok" {
+	if len(found) > 0 {
 		return fmt.Errorf("%w: %s", ErrDamaged, strings.Join(found, "; "))
 	}
 	return nil
