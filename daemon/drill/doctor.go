@@ -11,9 +11,11 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"strongroom/source"
 	"strongroom/source/mariadb"
+	"strongroom/source/postgres"
 )
 
 // A Fault is a lie between the stores and the restore, put in on purpose: a
@@ -120,7 +122,9 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 	case ZeroHash:
 		return d.zeroHashes()
 	}
-	if largest < 0 {
+	if e := d.Description().Engine; largest < 0 && (e == postgres.Engine || e == mariadb.Engine) {
+		return fmt.Errorf("%w: no table has more than one row", ErrFault) // a comment of the schema is no place for it
+	} else if largest < 0 {
 		return d.putBytes(f)
 	}
 	d.target = d.streams[largest].Name
@@ -135,16 +139,28 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 	case SkipPartition:
 		return d.skipPartition(ctx)
 	case FlipByte:
+		at, err := d.find(ctx, lines, flipRow)
+		if err != nil {
+			return err
+		}
 		d.change = lines(func(n int64, line []byte) []byte {
-			if n == rows/2 {
+			if n == at {
 				flipRow(line)
 			}
 			return line
 		})
 	case ChangeRow:
 		var before []byte
+		at, err := d.find(ctx, lines, func(line []byte) bool {
+			other := before != nil && !bytes.Equal(line, before)
+			before = bytes.Clone(line)
+			return other
+		})
+		if err != nil {
+			return err
+		}
 		d.change = lines(func(n int64, line []byte) []byte {
-			if n == rows/2 && before != nil {
+			if n == at {
 				return before
 			}
 			before = bytes.Clone(line)
@@ -171,15 +187,60 @@ func (d *doctored) put(ctx context.Context, f Fault) error {
 	return nil
 }
 
-// flipRow changes one bit of a row: of a digit, else of a letter that is one still.
-func flipRow(line []byte) {
-	i := bytes.LastIndexAny(line, "0123456789")
+// find looks for the first row of the target that a fault can be put into: a row
+// that is like the one before, or has no character to change, would be none.
+func (d *doctored) find(ctx context.Context, lines func(func(int64, []byte) []byte) func(io.Reader) io.Reader, fits func([]byte) bool) (int64, error) {
+	rc, err := d.Stored.Open(ctx, d.target, 0, -1)
+	if err != nil {
+		return 0, err
+	}
+	var found atomic.Int64
+	found.Store(-1)
+	r := changed{lines(func(n int64, line []byte) []byte {
+		if found.Load() < 0 && fits(line) {
+			found.Store(n)
+		}
+		return line
+	})(rc), rc}
+	buf := make([]byte, 64<<10)
+	for err == nil && found.Load() < 0 {
+		_, err = r.Read(buf)
+	}
+	if err = errors.Join(noEnd(err), r.Close()); err != nil {
+		return 0, err
+	}
+	if found.Load() < 0 {
+		return 0, fmt.Errorf("%w: no row of the largest table can be changed", ErrFault)
+	}
+	return found.Load(), nil
+}
+
+func noEnd(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// flipRow changes one bit of a row, if it can: of a digit, else of a letter that
+// is one still, or of any letter or byte that is not ASCII.
+func flipRow(line []byte) bool {
+	i := -1
+	for _, of := range []string{"0123456789", "bcdefghijklmnopqrstuvwxyBCDEFGHIJKLMNOPQRSTUVWXY", "azAZ"} {
+		if i < 0 {
+			i = bytes.LastIndexAny(line, of)
+		}
+	}
+	for n := len(line) - 1; n >= 0 && i < 0; n-- {
+		if line[n] >= 0x80 {
+			i = n
+		}
+	}
 	if i < 0 {
-		i = bytes.LastIndexAny(line, "bcdefghijklmnopqrstuvwxy")
+		return false
 	}
-	if i >= 0 {
-		line[i] ^= 1
-	}
+	line[i] ^= 1
+	return true
 }
 
 // zeroHashes needs rows: the hash of none is zero.

@@ -2,6 +2,7 @@ package drill
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 
@@ -120,6 +121,36 @@ func TestLieInTheManifestIsFound(t *testing.T) {
 		o := r.Content[0]
 		if s.Status != receipt.Failed || o.Source.Rows != 1000 || o.Copy != o.Stream || o.Stream.Rows != 1000 || o.Source.Hash == o.Copy.Hash {
 			t.Errorf("%s: %s %+v", fault, s.Why, o)
+		}
+	}
+}
+
+// A fault that would change nothing does not fit: the drill would be green, and
+// said to be one that cannot turn red.
+func TestFaultsThatWouldChangeNothingDoNotFit(t *testing.T) {
+	srv := pgtest.Start(t)
+	for sql, c := range map[string]struct{ fit, not []Fault }{
+		"INSERT INTO t SELECT 'same' FROM generate_series(1, 9)":                                  {[]Fault{FlipByte, LastBuffer, HalfRows, Truncate}, []Fault{ChangeRow}},
+		"INSERT INTO t SELECT '-' FROM generate_series(1, 9)":                                     {[]Fault{LastBuffer}, []Fault{FlipByte, ChangeRow}},
+		"INSERT INTO t SELECT '-' FROM generate_series(1, 9); INSERT INTO t VALUES ('Z'), (NULL)": {[]Fault{FlipByte, ChangeRow}, nil},
+		"INSERT INTO t VALUES ('one')":                                                            {[]Fault{ZeroHash}, []Fault{FlipByte, ChangeRow, LastBuffer, Truncate, SkipTable, HalfRows}},
+	} {
+		db := srv.CreateDatabase(t)
+		srv.Exec(t, db, "CREATE TABLE t (x text);"+sql)
+		m := pgDump(t, srv, db)
+		for _, f := range c.not {
+			p := plan(t, m)
+			p.Fault = f
+			if _, err := Run(t.Context(), p); !errors.Is(err, ErrFault) {
+				t.Errorf("%s, %s: %v", sql, f, err)
+			}
+		}
+		for _, f := range c.fit {
+			p := plan(t, m)
+			p.Fault = f
+			if err := Red(mustRun(t, p)); err != nil {
+				t.Errorf("%s: %v", sql, err)
+			}
 		}
 	}
 }
