@@ -41,6 +41,9 @@ type Plan struct {
 	// path of a restored file or directory.
 	Assertions []Assertion
 	Checker    []string
+	// CheckTime is how long that program may take; 0: an hour. One that waits for
+	// something would keep every later drill from being done.
+	CheckTime time.Duration
 	// Fault is put in on purpose.
 	Fault Fault
 	// Degraded restores nothing: it reads the snapshot with each store withheld
@@ -133,6 +136,9 @@ func Run(ctx context.Context, p Plan) (*receipt.Receipt, error) {
 	}
 	if p.Jobs == 0 {
 		p.Jobs = 2
+	}
+	if p.CheckTime == 0 {
+		p.CheckTime = time.Hour
 	}
 	r := &run{Plan: p, out: p.Base, steps: map[string]receipt.Step{}}
 	r.out.Format, r.out.MustFail = receipt.Format, string(p.Fault)

@@ -276,6 +276,9 @@ func (e *workEngine) orphans() []receipt.Check {
 		if n == nil {
 			return "cannot be counted"
 		}
+		if *n == 1 {
+			return "1 row that refers to none"
+		}
 		return fmt.Sprintf("%d rows that refer to none", *n)
 	}
 	if d.Orphans == nil && e.got.Orphans != nil {
@@ -295,9 +298,14 @@ func (e *workEngine) checks(ctx context.Context) ([]receipt.Check, error) {
 	}
 	var said bounded
 	argv := append(slices.Clone(e.r.Checker), Restored)
-	err := e.box.Run(ctx, sandbox.Cmd{Argv: argv, Stdout: &said, Stderr: io.Discard, Foreign: true})
+	cctx, cancel := context.WithTimeout(ctx, e.r.CheckTime)
+	defer cancel()
+	err := e.box.Run(cctx, sandbox.Cmd{Argv: argv, Stdout: &said, Stderr: io.Discard, Foreign: true})
 	if ctx.Err() != nil {
 		return out, ctx.Err()
+	}
+	if cctx.Err() != nil {
+		err = fmt.Errorf("it has not ended within %v", e.r.CheckTime)
 	}
 	c := equal("checker "+filepath.Base(argv[0]), "exit code 0", "exit code 0")
 	if err != nil {

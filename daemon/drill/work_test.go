@@ -88,7 +88,7 @@ func TestSQLiteSnapshotThatMustFail(t *testing.T) {
 	}{
 		"byte":                       {m, func(p *Plan) { p.Stored = flip(m, "database", "name 77", "name 78") }, receipt.Bytes, "BLAKE3"},
 		"damaged before":             {flip(m, "database", "SQLite format 3", "SQLite formal 3"), nil, receipt.Load, "integrity_check"},
-		"dangling key":               {recorded(sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), `"orphans":1`, `"orphans":0`), nil, receipt.Checks, "PRAGMA foreign_key_check: expected 0 rows that refer to none, found 1 rows"},
+		"dangling key":               {recorded(sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), `"orphans":1`, `"orphans":0`), nil, receipt.Checks, "PRAGMA foreign_key_check: expected 0 rows that refer to none, found 1 row that"},
 		"another schema":             {flip(m, "database", "name TEXT", "nahm TEXT"), nil, receipt.Content, "database: schema"},
 		"assertion that is not true": {m, ask("SELECT count(*) FROM people", "> 500"), receipt.Assertions, "a: expected > 500, found 500"},
 		"assertion of nothing":       {m, ask("SELECT 500", "500"), receipt.Assertions, "it reads no table"},
@@ -164,6 +164,11 @@ func TestOutputSnapshotAndItsChecker(t *testing.T) {
 		if r := mustRun(t, p); r.Verdict != want {
 			t.Errorf("%s: %s", pattern, show(r))
 		}
+	}
+	waits := plan(t, m)
+	waits.Checker, waits.CheckTime = []string{"/bin/sh", "-c", "sleep 600"}, 300*time.Millisecond
+	if r := mustRun(t, waits); r.Verdict != receipt.FAIL || !strings.Contains(r.Why[0], "it has not ended within 300ms") {
+		t.Error(show(r))
 	}
 	for _, f := range []Fault{FlipByte, LastBuffer, Truncate} {
 		p := plan(t, m)
@@ -263,7 +268,7 @@ func children(t *testing.T) (out []string) {
 // SQLite keeps keys only where a program asks it to, and a database may need what
 // only its program has.
 func TestSoundSQLitePasses(t *testing.T) {
-	passes(t, sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), "the source has 1 rows that refer to none")
+	passes(t, sqliteDump(t, bookSQL+"DELETE FROM people WHERE id = 5"), "the source has 1 row that refers to none")
 	unknown := sqliteDump(t, bookSQL+"PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = 'CREATE INDEX by_who ON notes (who COLLATE minemine)' WHERE name = 'by_who'")
 	passes(t, unknown, "notes: SQL logic error: no such collation sequence: minemine")
 	// The tables that need nothing are looked at all the same.

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"syscall"
 	"testing"
@@ -216,8 +217,8 @@ func TestSnapshotIsOneMomentWhileAnotherProcessWrites(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if g, w := fmt.Sprint(got), fmt.Sprint(d.Content); g != w {
-				t.Errorf("restored content %s, at the source %s", g, w)
+			if !reflect.DeepEqual(got, d.Content) {
+				t.Errorf("restored content %+v, at the source %+v", got, d.Content)
 			}
 			re := rw(t, out)
 			var sum, n, transfers int64
