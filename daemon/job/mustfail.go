@@ -32,7 +32,9 @@ type target struct {
 
 // MustFail has drills fail on purpose: of each kind of snapshot that there is,
 // the smallest newest one, first without a fault, which has to pass, then with
-// each fault. A fault that does not fit one is tried on the next larger.
+// each fault. Where a fault does not fit, or a drill does not pass without one,
+// the next larger is tried: what is wrong with one snapshot is told by its own
+// drills.
 func (s *Site) MustFail(ctx context.Context, tool string, phase func(string)) (*MustFailResult, error) {
 	all, err := s.targets(ctx)
 	if err != nil {
@@ -83,9 +85,12 @@ func (s *Site) targets(ctx context.Context) (out []target, err error) {
 func (s *Site) mustFailKind(ctx context.Context, of []target, tool string, phase func(string), r *MustFailResult) error {
 	passed := map[string]receipt.Verdict{} // without a fault
 	for _, f := range drill.Faults() {
-		fits := false
+		red, lacks, here := "", "", false
 		for _, t := range of {
 			name := t.tenant + "/" + t.dataset
+			if v, known := passed[name]; known && v != receipt.PASS && len(of) > 1 {
+				continue // it was told of at the first fault
+			}
 			phase(fmt.Sprintf("%s, fault %s", name, f))
 			done, err := s.Drill(ctx, t.tenant, t.dataset, "", DrillOptions{Fault: string(f), Tool: tool})
 			if errors.Is(err, drill.ErrFault) {
@@ -93,30 +98,47 @@ func (s *Site) mustFailKind(ctx context.Context, of []target, tool string, phase
 			} else if err != nil {
 				return err
 			}
-			fits = true
 			if err := s.control(ctx, t, tool, phase, passed); err != nil {
 				return err
 			}
 			what := fmt.Sprintf("%s of %s", f, name)
-			switch v := passed[name]; {
-			case v == receipt.INFRA || done.Verdict == receipt.INFRA:
-				r.Infra = append(r.Infra, what)
-			case v != receipt.PASS:
-				r.Wrong = append(r.Wrong, fmt.Sprintf("%s: without a fault it ends with %s", what, v))
-			default:
-				if err := drill.Red(done); err != nil {
-					r.Wrong = append(r.Wrong, err.Error())
-				} else {
-					r.Red = append(r.Red, what)
-				}
+			v, blind := passed[name], blindness(done)
+			if v != receipt.PASS || blind != "" {
+				// It is not the drill that cannot be trusted: another may show it.
+				lacks = fmt.Sprintf("%s: without a fault it ends with %s%s", what, v, blind)
+				here = here || v == receipt.INFRA || blind != ""
+				continue
+			}
+			red = what
+			if err := drill.Red(done); err != nil {
+				r.Wrong = append(r.Wrong, err.Error())
+			} else {
+				r.Red = append(r.Red, what)
 			}
 			break
 		}
-		if !fits {
+		switch {
+		case red != "":
+		case here:
+			r.Infra = append(r.Infra, lacks)
+		case lacks != "": // none is green: then no red proves anything
+			r.Wrong = append(r.Wrong, lacks)
+		default:
 			r.Nothing = append(r.Nothing, fmt.Sprintf("%s of %s", f, of[0].engine))
 		}
 	}
 	return nil
+}
+
+// blindness says which step of a drill this machine could not do: one that did
+// not run saw no fault, even where another did.
+func blindness(r *receipt.Receipt) string {
+	for _, s := range r.Steps {
+		if s.Status == receipt.Infra {
+			return fmt.Sprintf(", with it %s could not be done: %s", s.Name, s.Why)
+		}
+	}
+	return ""
 }
 
 // control drills a snapshot without a fault, once.
