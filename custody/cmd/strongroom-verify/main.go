@@ -267,8 +267,11 @@ func (c *command) receipt(_ context.Context, name string) error {
 		return fmt.Errorf("%w: %w", errReceipt, err)
 	}
 	return c.show(name, nil, r, func() {
-		fmt.Fprintf(c.out, "%s: [%s] %s: drill of %s/%s, snapshot %s of %s, on %s\n", name, strings.ToUpper(r.Level), r.Verdict, r.Tenant, r.Dataset, r.Snapshot.ID,
-			r.Snapshot.Point.Format("2006-01-02T15:04:05Z"), r.Started.Format("2006-01-02T15:04:05Z"))
+		snapshot := "" // a cold drill has one of its own
+		if r.Snapshot.ID != "" {
+			snapshot = fmt.Sprintf(" snapshot %s of %s,", r.Snapshot.ID, r.Snapshot.Point.Format("2006-01-02T15:04:05Z"))
+		}
+		fmt.Fprintf(c.out, "%s: [%s] %s: drill of %s/%s,%s on %s\n", name, strings.ToUpper(r.Level), r.Verdict, r.Tenant, r.Dataset, snapshot, r.Started.Format("2006-01-02T15:04:05Z"))
 		if r.MustFail != "" {
 			fmt.Fprintf(c.out, "  with the fault %q put in on purpose: it says nothing about the snapshot\n", r.MustFail)
 		}

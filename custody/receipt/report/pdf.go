@@ -149,8 +149,12 @@ func PDF(r *receipt.Receipt) ([]byte, error) {
 	d := newDocument("Restore drill "+r.ID, r.Level, r.Finished)
 	d.SetFont("Helvetica", "B", 20)
 	d.CellFormat(lineWidth, 10, string(r.Verdict), "", 1, "L", false, 0, "")
-	d.line(fmt.Sprintf("Restore drill of %s/%s, snapshot %s of %s, done from %s to %s.", r.Tenant, r.Dataset, r.Snapshot.ID,
-		r.Snapshot.Point.Format("2006-01-02 15:04:05 UTC"), r.Started.Format("2006-01-02 15:04:05"), r.Finished.Format("15:04:05 UTC")))
+	snapshot := "" // a cold drill has one of its own
+	if r.Snapshot.ID != "" {
+		snapshot = fmt.Sprintf(" snapshot %s of %s,", r.Snapshot.ID, r.Snapshot.Point.Format("2006-01-02 15:04:05 UTC"))
+	}
+	d.line(fmt.Sprintf("Restore drill of %s/%s,%s done from %s to %s.", r.Tenant, r.Dataset, snapshot,
+		r.Started.Format("2006-01-02 15:04:05"), r.Finished.Format("15:04:05 UTC")))
 	if r.MustFail != "" {
 		d.line(fmt.Sprintf("MUST FAIL: the fault %q was put in on purpose. This says nothing about the snapshot.", r.MustFail))
 	}

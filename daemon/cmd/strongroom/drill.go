@@ -113,7 +113,11 @@ func milliseconds(n int64) time.Duration { return time.Duration(n) * time.Millis
 
 func drillText(r *receipt.Receipt) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %s/%s@%s of %s, %s\n", r.Verdict, r.Tenant, r.Dataset, r.Snapshot.ID, r.Snapshot.Point.Format("2006-01-02 15:04Z"), r.Level)
+	snapshot := " on " + r.Started.Format("2006-01-02 15:04Z") // a cold drill has one of its own
+	if r.Snapshot.ID != "" {
+		snapshot = fmt.Sprintf("@%s of %s", r.Snapshot.ID, r.Snapshot.Point.Format("2006-01-02 15:04Z"))
+	}
+	fmt.Fprintf(&b, "%s  %s/%s%s, %s\n", r.Verdict, r.Tenant, r.Dataset, snapshot, r.Level)
 	if r.MustFail != "" {
 		fmt.Fprintf(&b, "with the fault %q put in: it had to fail\n", r.MustFail)
 	}
@@ -180,7 +184,10 @@ func (a *app) drillListCommand() *cobra.Command {
 					bad++
 				}
 				lines = append(lines, l)
-				fmt.Fprintf(&b, "%s  %-10s %s/%s@%s", l.ID, l.Verdict, l.Tenant, l.Dataset, l.Snapshot)
+				fmt.Fprintf(&b, "%s  %-10s %s/%s", l.ID, l.Verdict, l.Tenant, l.Dataset)
+				if l.Snapshot != "" {
+					fmt.Fprintf(&b, "@%s", l.Snapshot)
+				}
 				if l.MustFail != "" {
 					fmt.Fprintf(&b, "  must fail: %s", l.MustFail)
 				}

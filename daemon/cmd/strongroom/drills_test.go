@@ -21,7 +21,7 @@ func TestColdDrill(t *testing.T) {
 	b := newBox(t, stores, commandDataset("x", "/bin/echo", "x"))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
 	o := b.run(0, "drill", "cold")
-	for _, want := range []string{"PASS  canary/canary@", "inventory   pass     3 of 3", "content     pass     4 of 4", "says nothing of the real shares"} {
+	for _, want := range []string{"PASS  canary/canary on 2", "inventory   pass     3 of 3", "content     pass     4 of 4", "says nothing of the real shares"} {
 		if !strings.Contains(o.stdout, want) {
 			t.Errorf("no %q in\n%s%s", want, o.stdout, o.stderr)
 		}
@@ -29,7 +29,7 @@ func TestColdDrill(t *testing.T) {
 	if _, err := os.Stat(b.path("state", "cold")); !os.IsNotExist(err) {
 		t.Errorf("its directory is there still: %v", err)
 	}
-	if o := b.run(0, "drill", "show", drilled(t, o), "--html"); !strings.Contains(o.stdout, "a test recovery key") {
+	if o := b.run(0, "drill", "show", drilled(t, o), "--html"); !strings.Contains(o.stdout, "a test recovery key") || strings.Contains(o.stdout, "0001") {
 		t.Error(o.stdout)
 	}
 }
@@ -64,6 +64,17 @@ func TestMustFailNeedsADrillThatPasses(t *testing.T) {
 	b.run(10, "drill", "must-fail")
 	b.run(0, "backup", "acme/one")
 	if o := b.run(1, "drill", "must-fail"); !strings.Contains(o.stdout, "WRONG: byte of acme/one: without a fault it ends with FAIL") || strings.Contains(o.stdout, "red, as") {
+		t.Error(o.stdout)
+	}
+	// Another one of its kind is larger, and passes.
+	config, err := os.ReadFile(b.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write("c.toml", string(config)+commandDataset("other", "/bin/echo", "something else"))
+	b.run(0, "init")
+	b.run(0, "backup", "acme/other")
+	if o := b.run(0, "drill", "must-fail"); !strings.Contains(o.stdout, "red, as it has to be: byte of acme/other\n") || strings.Contains(o.stdout, "acme/one") {
 		t.Error(o.stdout)
 	}
 }
