@@ -162,3 +162,11 @@ DELETE FROM got`)
 		t.Errorf("content: %s %s", s.Status, s.Why)
 	}
 }
+
+func TestNamesOfInstalledLocales(t *testing.T) {
+	for locale, want := range map[string]string{"en_US.UTF-8": "en_US.utf8", "de_DE@euro": "de_DE@euro", "de_DE.ISO-8859-15@euro": "de_DE.iso885915@euro", "en_US": "en_US", "C.UTF-8": "C.utf8"} {
+		if got := installedAs(locale); got != want {
+			t.Errorf("%s: %s, want %s", locale, got, want)
+		}
+	}
+}

@@ -110,20 +110,33 @@ func trusted(path string) error {
 func localeHere(text string) error {
 	f := strings.Split(text, " ")
 	for _, l := range f[:min(2, len(f))] {
-		name, charset, _ := strings.Cut(l, ".")
-		if name == "C" || name == "POSIX" || name == "" {
+		name := installedAs(l)
+		if base, _, _ := strings.Cut(name, "."); base == "C" || base == "POSIX" || base == "" {
 			continue
 		}
-		plain := strings.ToLower(strings.ReplaceAll(charset, "-", ""))
-		if _, err := os.Stat(filepath.Join("/usr/lib/locale", filepath.Base(name+"."+plain))); err == nil {
+		if _, err := os.Stat(filepath.Join("/usr/lib/locale", filepath.Base(name))); err == nil {
 			continue
 		}
 		b, err := os.ReadFile("/usr/lib/locale/locale-archive")
-		if err != nil || !bytes.Contains(b, []byte("\x00"+name+"."+plain+"\x00")) {
+		if err != nil || !bytes.Contains(b, []byte("\x00"+name+"\x00")) {
 			return fmt.Errorf("locale %q is not installed here", l)
 		}
 	}
 	return nil
+}
+
+// installedAs is the name under which the C library keeps a locale: the character
+// set, if it is named, without hyphens and in small letters.
+func installedAs(locale string) string {
+	name, charset, ok := strings.Cut(locale, ".")
+	if !ok {
+		return name // as de_DE@euro
+	}
+	charset, modifier, _ := strings.Cut(charset, "@")
+	if modifier != "" {
+		modifier = "@" + modifier
+	}
+	return name + "." + strings.ToLower(strings.ReplaceAll(charset, "-", "")) + modifier
 }
 
 // bounded keeps the end of a log.

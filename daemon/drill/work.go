@@ -296,11 +296,11 @@ func (e *workEngine) checks(ctx context.Context) ([]receipt.Check, error) {
 	if len(e.r.Checker) == 0 {
 		return out, nil
 	}
-	var said bounded
+	var said, complained bounded
 	argv := append(slices.Clone(e.r.Checker), Restored)
 	cctx, cancel := context.WithTimeout(ctx, e.r.CheckTime)
 	defer cancel()
-	err := e.box.Run(cctx, sandbox.Cmd{Argv: argv, Stdout: &said, Stderr: io.Discard, Foreign: true})
+	err := e.box.Run(cctx, sandbox.Cmd{Argv: argv, Stdout: &said, Stderr: &complained, Foreign: true})
 	if ctx.Err() != nil {
 		return out, ctx.Err()
 	}
@@ -309,7 +309,7 @@ func (e *workEngine) checks(ctx context.Context) ([]receipt.Check, error) {
 	}
 	c := equal("checker "+filepath.Base(argv[0]), "exit code 0", "exit code 0")
 	if err != nil {
-		c.Actual, c.OK = fmt.Sprintf("%v: %.300s", err, bytes.TrimSpace(said.buf)), false
+		c.Actual, c.OK = fmt.Sprintf("%v: %.300s", err, bytes.TrimSpace(slices.Concat(complained.buf, said.buf))), false
 	}
 	return append(out, c), nil
 }

@@ -89,8 +89,8 @@ func WritePlain(ctx context.Context, stored source.Stored, w io.Writer) error {
 	return errors.Join(err, r.Close())
 }
 
-// integrity runs SQLite's own check, of what it can check. immutable keeps it from making -wal and
-// -shm files.
+// integrity runs SQLite's own check, of what it can check. immutable keeps it from
+// making -wal and -shm files.
 func integrity(ctx context.Context, path string) (err error) {
 	db, err := sql.Open("sqlite", dsn(path, url.Values{"mode": {"ro"}, "immutable": {"1"}, "_pragma": {"trusted_schema(0)"}}))
 	if err != nil {

@@ -84,7 +84,7 @@ func unit() error {
 	if err != nil {
 		return send(conn.(*net.UnixConn), reply{Error: err.Error()})
 	}
-	_ = cmd.Wait() // how it ended, whoever asked knows
+	_ = cmd.Wait()                                    // how it ended, whoever asked knows
 	_ = send(conn.(*net.UnixConn), reply{ID: goneID}) // where nobody waits for it, nobody is told
 	return nil
 }
