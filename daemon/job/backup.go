@@ -124,7 +124,7 @@ func (s *Site) backup(ctx context.Context, tenant, dataset string, o BackupOptio
 func (s *Site) take(ctx context.Context, saver *repo.Saver, t box.Tenant, d config.Dataset, src source.Source, o BackupOptions) (*BackupResult, error) {
 	started := time.Now()
 	snap, err := src.Open(ctx)
-	if err != nil {
+	if err = source.Unsaid(err); err != nil {
 		saver.Abort(err)
 		return nil, err
 	}

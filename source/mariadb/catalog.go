@@ -26,7 +26,7 @@ func readServer(ctx context.Context, c *session) (server, error) {
 	}
 	s := server{Version: v[0], User: v[1], Database: v[2], BinaryLog: v[3] == "1", Charset: v[4], Collation: v[5]}
 	if !strings.Contains(s.Version, "MariaDB") {
-		return server{}, fmt.Errorf("server %.40q is no MariaDB", s.Version)
+		return server{}, refused("server %.40q is no MariaDB", s.Version)
 	}
 	f := strings.SplitN(s.Version, ".", 3)
 	if len(f) == 3 {
@@ -37,7 +37,7 @@ func readServer(ctx context.Context, c *session) (server, error) {
 		}
 	}
 	if s.Major < 1005 {
-		return server{}, fmt.Errorf("server %.40q is not supported: want 10.5 or later", s.Version)
+		return server{}, refused("server %.40q is not supported: want 10.5 or later", s.Version)
 	}
 	return s, nil
 }
@@ -225,18 +225,18 @@ func (c Config) checkTables(tables []table) error {
 	var loose []string
 	for _, t := range tables {
 		if t.odd != "" {
-			return fmt.Errorf("table %s cannot be dumped: %s", plainName(t.Name), t.odd)
+			return refused("table %s cannot be dumped: %s", plainName(t.Name), t.odd)
 		}
 		if t.kind != "BASE TABLE" || t.transactional() {
 			continue
 		}
 		if !slices.Contains(lockable, t.Engine) {
-			return fmt.Errorf("table %s cannot be dumped: its engine is %s", plainName(t.Name), t.Engine)
+			return refused("table %s cannot be dumped: its engine is %s", plainName(t.Name), t.Engine)
 		}
 		loose = append(loose, fmt.Sprintf("%s (%s)", plainName(t.Name), t.Engine))
 	}
 	if len(loose) > 0 && !c.Lock {
-		return fmt.Errorf("%s: the engine has no transactions: convert it to InnoDB, or set lock = true, and nobody can write to it during the dump", several(loose))
+		return refused("%s: the engine has no transactions: convert it to InnoDB, or set lock = true, and nobody can write to it during the dump", several(loose))
 	}
 	return nil
 }

@@ -167,7 +167,7 @@ func (d *dialer) connectTo(ctx context.Context, database string) (*session, erro
 	}
 	conn, err := c.Connect(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("mariadb: connect to %s: %w", d.cfg.Addr, err)
+		return nil, classed(fmt.Errorf("mariadb: connect to %s: %w", d.cfg.Addr, err))
 	}
 	s := &session{conn: conn}
 	var ok, ok2 bool
@@ -280,17 +280,21 @@ func code(err error) uint16 {
 
 // The server's numbers of errors that are told apart here.
 const (
-	errDatabaseAccess = 1044
-	errAccess         = 1045
-	errNoDatabase     = 1049
-	errTableAccess    = 1142
-	errColumnAccess   = 1143
-	errNoTable        = 1146
-	errView           = 1356
-	errRoutineAccess  = 1370
-	errLockTimeout    = 1205
-	errRights         = 1227
-	errBinaryLog      = 1419 // who lacks SUPER may write no trigger or function that a replica would run
+	errManyConnections = 1040
+	errDatabaseAccess  = 1044
+	errAccess          = 1045
+	errNoDatabase      = 1049
+	errShutdown        = 1053
+	errTableAccess     = 1142
+	errColumnAccess    = 1143
+	errNoTable         = 1146
+	errUserConnections = 1203
+	errLockTimeout     = 1205
+	errUserLimit       = 1226
+	errRights          = 1227
+	errView            = 1356
+	errRoutineAccess   = 1370
+	errBinaryLog       = 1419 // who lacks SUPER may write no trigger or function that a replica would run
 )
 
 // ident quotes a name.

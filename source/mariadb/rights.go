@@ -29,7 +29,7 @@ func checkRights(ctx context.Context, c *session, srv server) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("user %s sees only a part of the database: GRANT %s ON %s.*", srv.User, strings.Join(missing, ", "), ident(srv.Database))
+		return refused("user %s sees only a part of the database: GRANT %s ON %s.*", srv.User, strings.Join(missing, ", "), ident(srv.Database))
 	}
 	if granted["SHOW CREATE ROUTINE"] { // 11.3 and later
 		return nil

@@ -48,7 +48,7 @@ func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("mariadb: snapshot of %s: %w", d.name(), err)
+			err = classed(fmt.Errorf("mariadb: snapshot of %s: %w", d.name(), err))
 		}
 	}()
 	h, err := s.hold(ctx, d)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"strongroom/source"
 )
 
 // server is what a session knows of its server and database.
@@ -155,10 +157,10 @@ func checkReadable(tables []table, role string) error {
 		}
 	}
 	if len(denied) > 0 {
-		return fmt.Errorf("role %q may not read %s: strongroom doctor prints the grants", role, several(denied))
+		return source.WithClass(source.Refused, fmt.Errorf("role %q may not read %s: strongroom doctor prints the grants", role, several(denied)))
 	}
 	if len(hidden) > 0 {
-		return fmt.Errorf("row security hides rows of %s from role %q: it needs BYPASSRLS; see strongroom doctor", several(hidden), role)
+		return source.WithClass(source.Refused, fmt.Errorf("row security hides rows of %s from role %q: it needs BYPASSRLS; see strongroom doctor", several(hidden), role))
 	}
 	return nil
 }

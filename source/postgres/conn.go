@@ -81,7 +81,7 @@ func (d *dialer) connect(ctx context.Context) (*pgx.Conn, error) {
 	defer cancel()
 	c, err := pgx.ConnectConfig(ctx, d.cfg.Copy())
 	if err != nil {
-		return nil, fmt.Errorf("postgres: %w", err)
+		return nil, classed(fmt.Errorf("postgres: %w", err))
 	}
 	if err := d.prepare(ctx, c); err != nil {
 		closeConn(c)

@@ -10,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"strongroom/source"
 )
 
 // A snapshot does not protect against DDL: TRUNCATE and a rewriting ALTER
@@ -180,9 +182,9 @@ func (h *held) lockUntil(ctx context.Context, sql string, deadline time.Time) er
 	defer func() { cancel(); <-done }()
 	b, err := h.blocker(ctx)
 	if err != nil {
-		return fmt.Errorf("lock tables: timeout; who holds them is unknown: %w", err)
+		return source.WithClass(source.Temporary, fmt.Errorf("lock tables: timeout; who holds them is unknown: %w", err))
 	}
-	return fmt.Errorf("lock tables: timeout: %s", b)
+	return source.WithClass(source.Temporary, fmt.Errorf("lock tables: timeout: %s", b))
 }
 
 // lockError tells a table that vanished before it was locked from others.

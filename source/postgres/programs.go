@@ -16,6 +16,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"strongroom/source"
 )
 
 // programs are PostgreSQL's client programs of one version.
@@ -56,13 +58,13 @@ func findPrograms(ctx context.Context, dir string, major int) (programs, error) 
 		}
 	}
 	if len(found) > 0 {
-		return programs{}, fmt.Errorf("pg_dump %s is older than the server (%d): install postgresql-client-%d",
-			found[len(found)-1].version, major, major)
+		return programs{}, source.WithClass(source.Refused, fmt.Errorf("pg_dump %s is older than the server (%d): install postgresql-client-%d",
+			found[len(found)-1].version, major, major))
 	}
 	if len(errs) > 0 {
 		return programs{}, errors.Join(errs...)
 	}
-	return programs{}, fmt.Errorf("no pg_dump under /usr/lib/postgresql/*/bin: install postgresql-client-%d", major)
+	return programs{}, source.WithClass(source.Refused, fmt.Errorf("no pg_dump under /usr/lib/postgresql/*/bin: install postgresql-client-%d", major))
 }
 
 func inspectPrograms(ctx context.Context, dir string) (programs, error) {

@@ -53,7 +53,7 @@ func (s *Source) Open(ctx context.Context) (_ source.Snapshot, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("postgres: snapshot of %s: %w", d.name(), err)
+			err = classed(fmt.Errorf("postgres: snapshot of %s: %w", d.name(), err))
 		}
 	}()
 	// Before anything is locked: a too old pg_dump, or none, is quick to find.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"sync"
@@ -81,7 +80,7 @@ func (s *Server) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
 		return context.Cause(ctx) // what that did to whatever went on is of no interest
 	}
 	if err != nil {
-		if serr := v.wire.sendValue(kindError, failure{classOf(err), printable(err.Error(), 2*maxText)}); serr != nil {
+		if serr := v.wire.sendValue(kindError, failure{source.ClassOf(source.Unsaid(err)), printable(err.Error(), 2*maxText)}); serr != nil {
 			return errors.Join(err, serr)
 		}
 	}
@@ -90,16 +89,6 @@ func (s *Server) Serve(ctx context.Context, conn io.ReadWriteCloser) error {
 	case <-time.After(lingering):
 	}
 	return err
-}
-
-// classOf knows what the sources leave unsaid: what is not there or may not be
-// read will not be there a minute later either.
-func classOf(err error) source.Class {
-	c := source.ClassOf(err)
-	if c == source.Failed && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission)) {
-		return source.Refused
-	}
-	return c
 }
 
 // receive takes the request.

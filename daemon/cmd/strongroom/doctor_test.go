@@ -72,7 +72,7 @@ func TestFromTheFirstLookToTheFirstBackup(t *testing.T) {
 	if f := b.doctor(20, "acme/crm")["table-select"]; f.Severity != source.Bad || !strings.Contains(f.Remedy, "GRANT SELECT ON TABLE public.customers TO") {
 		t.Errorf("%+v", f)
 	}
-	if o := b.run(1, "backup", "acme/crm"); !strings.Contains(o.stderr, "public.customers") {
+	if o := b.run(20, "backup", "acme/crm"); !strings.Contains(o.stderr, "public.customers") {
 		t.Error(o.stderr)
 	}
 }

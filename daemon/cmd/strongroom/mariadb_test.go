@@ -105,11 +105,14 @@ func TestMariaDBThatCannotBeDumpedIsRefused(t *testing.T) {
 	db := srv.CreateDatabase(t)
 	srv.Exec(t, db, "CREATE TABLE t (i INT PRIMARY KEY) ENGINE=MyISAM; INSERT INTO t VALUES (1)")
 	stores, _ := threeDirs(t)
-	b := newBox(t, stores, mariaDataset("crm", srv.URL(db, "root"))+mariaDataset("locked", srv.URL(db, "root"))+"lock = true\n")
+	b := newBox(t, stores, mariaDataset("crm", srv.URL(db, "root"))+mariaDataset("locked", srv.URL(db, "root"))+"lock = true\n"+
+		mariaDataset("nobody", srv.URL(db, "nobody"))+mariaDataset("away", "mariadb://nobody@/x?socket=/nowhere"))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
-	if o := b.run(1, "backup", "acme/crm"); !strings.Contains(o.stderr, "t (MyISAM): the engine has no transactions") {
+	if o := b.run(20, "backup", "acme/crm"); !strings.Contains(o.stderr, "t (MyISAM): the engine has no transactions") {
 		t.Error(o.stderr)
 	}
+	b.run(20, "backup", "acme/nobody")
+	b.run(75, "backup", "acme/away")
 	if o := b.run(0, "backup", "acme/locked"); !strings.Contains(o.stdout, "1 row, counted by the server too") {
 		t.Error(o.stdout)
 	}

@@ -171,10 +171,10 @@ func TestRoleWithoutRightsFailsByName(t *testing.T) {
 	stores, _ := threeDirs(t)
 	b := newBox(t, stores, pgDataset("crm", srv.URL(db, role))+pgDataset("away", "postgres://nobody@/x?host=/nowhere"))
 	b.run(0, "init", "--shares-dir", b.path("shares"))
-	if o := b.run(1, "backup", "acme/crm"); !strings.Contains(o.stderr, "closed") || !strings.Contains(o.stderr, role) {
+	if o := b.run(20, "backup", "acme/crm"); !strings.Contains(o.stderr, "closed") || !strings.Contains(o.stderr, role) {
 		t.Error(o.stderr)
 	}
-	b.run(1, "backup", "acme/away")
+	b.run(75, "backup", "acme/away")
 	if o := b.run(0, "snapshots"); o.stdout != "no snapshots\n" {
 		t.Errorf("a failed backup is listed:\n%s", o.stdout)
 	}

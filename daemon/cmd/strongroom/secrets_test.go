@@ -110,7 +110,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 
 	b.run(0, "init", "--shares-dir", b.path("shares"))
 	b.run(0, "backup", "acme/crm")
-	if o := b.run(1, "backup", "acme/locked"); !strings.Contains(o.stderr, "password") {
+	if o := b.run(20, "backup", "acme/locked"); !strings.Contains(o.stderr, "password") {
 		t.Error(o.stderr)
 	}
 	b.run(1, "backup", "acme/fails")
@@ -122,7 +122,7 @@ func TestSecretsStayWhereTheyBelong(t *testing.T) {
 	b.run(0, "restore", "acme/crm", "--to", srv.URL(target, role), "--password-file", passwords+"good")
 	again := srv.CreateDatabase(t)
 	b.rescue(0, append(b.shares(1, 2, 3), "--kit", kit, "crm", "--to", srv.URL(again, role), "--password-file", passwords+"good")...)
-	b.run(1, "restore", "acme/crm", "--to", srv.URL(again, role), "--password-file", passwords+"bad")
+	b.run(20, "restore", "acme/crm", "--to", srv.URL(again, role), "--password-file", passwords+"bad")
 	// A password in the URL is the user's own doing, and still goes no further.
 	withPassword := strings.Replace(srv.URL(target, role), "@", ":"+password+"@", 1)
 	if o, err := b.try(b.command("restore", "acme/crm", "--to", withPassword)); err != nil || o.code == 0 || strings.Contains(o.stdout+o.stderr, password) {
