@@ -283,6 +283,9 @@ func (c *Config) check() error {
 	if err := c.Drill.check(); err != nil {
 		return within(err, "drill", [3]int{}, "drill")
 	}
+	if err := c.checkNotify(); err != nil {
+		return err
+	}
 	seen := map[string]bool{}
 	for i, t := range c.Tenants {
 		err := t.check()

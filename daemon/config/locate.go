@@ -98,7 +98,7 @@ func dotted(it unstable.Iterator) (key string, first *unstable.Node) {
 // ordinal is the place of the current table among those of its name.
 func ordinal(table string, seen map[string]int) [3]int {
 	switch table {
-	case "store", "tenant", "dataset":
+	case "store", "tenant", "dataset", "notify.mail", "notify.webhook", "notify.ping":
 		return [3]int{seen[table]}
 	case "tenant.dataset":
 		return [3]int{seen["tenant"], seen[table]}

@@ -1,8 +1,12 @@
 package config
 
 import (
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+
+	"strongroom/daemon/notify"
 )
 
 // Metrics is the table [metrics]: without Listen there are none.
@@ -48,4 +52,27 @@ func (l Log) check() error {
 		return nil
 	}
 	return bad("level", "level %q is not \"debug\", \"info\", \"warn\" or \"error\"", l.Level)
+}
+
+func (c *Config) checkNotify() error {
+	err := c.Notify.Check()
+	for i, p := range c.Notify.Ping {
+		if err == nil && p.Tenant != "" && !c.has(p.Tenant, p.Dataset) {
+			// A switch that is never asked looks like one that is well until its other
+			// side alarms, or was never armed.
+			err = &notify.Mistake{Table: "notify.ping", Nth: i + 1, Name: p.Name, Key: "dataset", Err: fmt.Errorf("there is no dataset %s/%s", p.Tenant, p.Dataset)}
+		}
+	}
+	var m *notify.Mistake
+	if errors.As(err, &m) {
+		return &mistake{table: m.Table, nth: [3]int{m.Nth}, key: m.Key, err: m}
+	}
+	return err
+}
+
+// has reports whether there is such a dataset to back up, the box's own too.
+func (c *Config) has(tenant, dataset string) bool {
+	t, _ := c.Tenant(tenant)
+	_, ok := t.Dataset(dataset)
+	return ok || tenant == SelfTenant && dataset == SelfDataset
 }

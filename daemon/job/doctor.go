@@ -93,6 +93,9 @@ func machine(c *config.Config) doctor.Config {
 			}
 		}
 	}
+	for _, s := range c.Notify.Secrets() {
+		m.Secrets = append(m.Secrets, doctor.Secret{What: s.What, Path: s.Path})
+	}
 	for _, t := range c.Tenants {
 		for _, d := range t.Datasets {
 			if d.SSHKeyFile != "" {

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	netmail "net/mail"
 	"os"
 	"time"
 
@@ -48,20 +47,9 @@ func newMailer(cfg Mail, to, link string, loc *time.Location) (*mailer, error) {
 		cfg.Port = 587
 	}
 	m := &mailer{cfg: cfg, to: to, link: link, loc: loc}
-	if cfg.Host == "" || cfg.Port < 0 || cfg.Port > 65535 {
-		return nil, errors.New("needs a host, and a port up to 65535")
-	}
-	for _, a := range []string{cfg.From, to} {
-		if _, err := netmail.ParseAddress(a); err != nil {
-			return nil, fmt.Errorf("%.80q is no mail address", a)
-		}
-	}
 	var err error
 	if m.wants, err = parseWants(cfg.Events); err != nil {
 		return nil, err
-	}
-	if (cfg.Username == "") != (cfg.PasswordFile == "") {
-		return nil, errors.New("username and password_file go together")
 	}
 	if cfg.PasswordFile != "" {
 		if m.password, err = secret(cfg.PasswordFile); err != nil {

@@ -58,22 +58,14 @@ type way struct {
 
 // New makes a Notifier. It reads the files that the configuration names.
 func New(cfg Config, deps Deps) (*Notifier, error) {
-	if !slug.MatchString(cfg.Box) {
-		return nil, fmt.Errorf("notify.box: %.70q is no name for a box", cfg.Box)
+	if cfg.Box == "" {
+		return nil, errors.New("notify.box: the box needs a name")
 	}
-	if cfg.Link != "" {
-		if _, err := secure(cfg.Link); err != nil {
-			return nil, fmt.Errorf("notify.link %w", err)
-		}
+	if err := cfg.Check(); err != nil {
+		return nil, err
 	}
 	n := &Notifier{deps: deps, box: Name{cfg.Box}}
 	add := func(kind, name string, c channel, err error) error {
-		if err == nil && (name == "" || len(name) > 300) {
-			err = errors.New("needs a name")
-		}
-		if err == nil && slices.ContainsFunc(n.ways, func(w *way) bool { return w.name == kind+" "+name }) {
-			err = errors.New("is there twice")
-		}
 		if err != nil {
 			return fmt.Errorf("notify.%s %.300q: %w", kind, name, err)
 		}
@@ -81,9 +73,6 @@ func New(cfg Config, deps Deps) (*Notifier, error) {
 		return nil
 	}
 	for _, c := range cfg.Mail {
-		if len(c.To) == 0 {
-			return nil, fmt.Errorf("notify.mail %.70q: needs to", c.Name)
-		}
 		for _, to := range c.To {
 			m, err := newMailer(c, to, cfg.Link, deps.Location)
 			if err := add("mail", c.Name+" to "+to, m, err); err != nil {
@@ -343,17 +332,19 @@ func Sample(kind Kind, tenant, dataset, store Name, level Level, now time.Time) 
 	case Overdue:
 		e.LastSuccess, e.Since = now.Add(-9*day), now.Add(-6*time.Hour)
 	case Recovered:
-		e.Since = now.Add(-day)
+		e.Run = 0
 	case DrillFailed:
-		e.Cause = Mismatch
+		e.Cause, e.LastSuccess = Mismatch, now.Add(-7*day)
 	case MarginLost:
 		e.Margin, e.Store = &margin, store
 	case MediumDue:
-		e = Event{Kind: kind, Time: now, Until: now.Add(2 * day)}
+		e = Event{Kind: kind, Medium: Name{"A-1"}, Run: 1, Time: now, Until: now.Add(2 * day)}
 	case LedgerTrouble:
 		e = Event{Kind: kind, Time: now}
-	case LockProbeFailed, FillingUp:
-		e = Event{Kind: kind, Store: store, Days: 10, Time: now}
+	case LockProbeFailed:
+		e = Event{Kind: kind, Store: store, Run: 1, Time: now}
+	case FillingUp:
+		e = Event{Kind: kind, Store: store, Days: 10, Run: 1, Time: now}
 	case Digest:
 		e = Event{Kind: kind, Level: level, Time: now, Week: &Week{From: now.Add(-7 * day), To: now, Next: now.Add(7 * day),
 			Datasets: []Line{{Tenant: tenant, Dataset: dataset, LastSuccess: now.Add(-day), LastDrill: now.Add(-day), Runs: 1}}}}

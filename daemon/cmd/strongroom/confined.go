@@ -21,8 +21,8 @@ import (
 // is missing, and that the configuration does not name, is an error. It returns
 // what the directories were to which the process may go on to write.
 func confine(ctx context.Context, c *config.Config, log *slog.Logger) (walls.Places, error) {
-	if err := config.CheckWalls(c.Confine.Missing, walls.Names()); err != nil {
-		return nil, exit.With(exit.Usage, fmt.Errorf("%s: %w", c.Path, err))
+	if err := knownWalls(c); err != nil {
+		return nil, err
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -119,6 +119,14 @@ func missed(missing []string) error {
 func stillConfined(now, first *config.Config) error {
 	if out := walls.Outside(now.WritablePaths(), first.WritablePaths()); len(out) > 0 {
 		return fmt.Errorf("the daemon is confined and may not write to %s; restart it", strings.Join(out, ", "))
+	}
+	return nil
+}
+
+// knownWalls wants [confine] to name walls that there are.
+func knownWalls(c *config.Config) error {
+	if err := config.CheckWalls(c.Confine.Missing, walls.Names()); err != nil {
+		return exit.With(exit.Usage, fmt.Errorf("%s: %w", c.Path, err))
 	}
 	return nil
 }

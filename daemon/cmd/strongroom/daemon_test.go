@@ -229,6 +229,9 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 		t.Error(o.stdout)
 	}
 	b.editConfig("state_dir", "confine.missing = [\"capabilitis\"]\nstate_dir")
+	if o := b.run(64, "config", "check"); !strings.Contains(o.stderr, `there is no wall "capabilitis"`) {
+		t.Error(o.stderr)
+	}
 	if o := b.run(64, "daemon", "--confined"); !strings.Contains(o.stderr, `there is no wall "capabilitis"`) {
 		t.Error(o.stderr)
 	}

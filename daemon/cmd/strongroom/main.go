@@ -85,7 +85,7 @@ over several stores, so that any k of them restore.
 
 Exit codes: 0 ok, 1 failed, 3 partial, 10 no repository or snapshot, 11 locked,
 12 wrong key or shares, 20 refused (nothing was written), 21 incomplete
-(resumable), 64 usage or configuration, 65 integrity, 75 try later,
+(resumable), 22 inconclusive, 64 usage or configuration, 65 integrity, 75 try later,
 130 interrupted.`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -189,6 +189,9 @@ func (a *app) configCommand() *cobra.Command {
 		RunE: func(*cobra.Command, []string) error {
 			cfg, err := a.load()
 			if err != nil {
+				return err
+			}
+			if err := knownWalls(cfg); err != nil {
 				return err
 			}
 			n := 0
