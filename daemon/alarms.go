@@ -97,7 +97,7 @@ func (d *Daemon) wakeTeller(yes bool) {
 func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome state.Outcome, reason string, why notify.Cause) {
 	failed := func(kind notify.Kind) {
 		e := d.event(kind, t)
-		e.Run, e.Cause = int64(id), why
+		e.Run, e.Cause, e.LastSuccess = int64(id), why, d.lastGood(ctx, t.Job)
 		d.raise(ctx, t, e, reason)
 	}
 	switch {
@@ -134,6 +134,15 @@ func (d *Daemon) judge(ctx context.Context, id state.RunID, t Task, outcome stat
 			d.protect(ctx, t)
 		}
 	}
+}
+
+// lastGood is when a job last succeeded; zero: never, or nobody can tell.
+func (d *Daemon) lastGood(ctx context.Context, job string) time.Time {
+	ends, _, err := d.ends(ctx)
+	if err != nil {
+		d.c.Log.Error("the last success is not known", "job", job, "error", err)
+	}
+	return ends[job].Good
 }
 
 // protect drills a dataset that never passed one, at once: before, it may not be

@@ -46,6 +46,7 @@ func (d *Daemon) raiseUntold(ctx context.Context, t Task, kind notify.Kind, run 
 		return
 	}
 	e, reason := d.event(kind, t), "the last one failed"
+	e.LastSuccess = d.lastGood(ctx, t.Job)
 	if e.Run = int64(run); run != 0 {
 		r, err := d.c.DB.Run(ctx, run)
 		if err != nil {

@@ -383,3 +383,59 @@ func TestTheCatalogueExplainsWhatTheJournalGets(t *testing.T) {
 		}
 	}
 }
+
+// A backup that fails is told with its cause and the last success, and is no more
+// than a warning once somebody knows of it.
+func TestAFailedBackupThatSomebodyKnowsOf(t *testing.T) {
+	stores, _ := threeDirs(t)
+	path := filepath.Join(t.TempDir(), "tree")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h := newHook(t)
+	b := newBox(t, stores, fmt.Sprintf("[[tenant.dataset]]\nname = \"docs\"\nsource = \"files\"\npath = %q\n", path))
+	b.editConfig("[[tenant]]", h.config(t, b, "hook")+"[[tenant]]")
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	b.serve()
+	b.run(0, "run", "acme/docs")
+	b.awaits("ok")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	b.run(0, "run", "acme/docs")
+	b.awaits("failed", "ok")
+	if o := b.run(2, "status", "--check"); !strings.HasPrefix(o.stdout, "CRITICAL: acme/docs failed") {
+		t.Error(o.stdout)
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for !slices.Contains(h.kinds(), "failed") && time.Now().Before(deadline) {
+		time.Sleep(50 * time.Millisecond)
+	}
+	i := slices.Index(h.kinds(), "failed")
+	if i < 0 {
+		t.Fatalf("nobody was told: %v", h.kinds())
+	}
+	if e := h.events()[i]; e["cause"] != "source-rights" || e["last_success"] == nil {
+		t.Errorf("it is told without why, or without the last success: %v", e)
+	}
+	b.run(0, "alarms", "mute", "failed backup:acme/docs", "--for", "1h", "--by", "berta", "--why", "it is being moved")
+	if o := b.run(1, "status", "--check"); !strings.HasPrefix(o.stdout, "WARNING: acme/docs failed") {
+		t.Error(o.stdout)
+	}
+}
+
+// The daemon does not start without any of them, and whoever reads one is told
+// what the box tells, or silences it.
+func TestDoctorLooksAtTheSecretsOfThoseWhoAreTold(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("dump", "/bin/true"))
+	open := b.path("ping.url")
+	if err := os.WriteFile(open, []byte("https://ping.example/x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	b.editConfig("[[tenant]]", fmt.Sprintf("[[notify.ping]]\nname = \"p\"\nurl_file = %q\n[[tenant]]", open))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if o := b.run(0, "doctor"); !strings.Contains(o.stdout, `URL of notify "p": `+open+" has mode 0644") {
+		t.Error(o.stdout)
+	}
+}

@@ -65,7 +65,7 @@ func wrongs(o *daemon.Overview) []wrong {
 		name := s.Tenant + "/" + s.Dataset
 		switch s.State {
 		case "overdue", "failed":
-			out = append(out, wrong{name + " " + s.State, true})
+			out = append(out, wrong{name + " " + s.State, !known(o.Alarms, s.State+" "+string(state.Backup)+":"+name)})
 		case "never":
 			out = append(out, wrong{name + " has no snapshot yet", false})
 		}
@@ -76,7 +76,7 @@ func wrongs(o *daemon.Overview) []wrong {
 			continue
 		}
 		kind, err := notify.ParseKind(x.Kind)
-		later := err == nil && slices.Contains(warnings, kind) || !x.Acked.IsZero() || !x.MutedUntil.IsZero()
+		later := err == nil && slices.Contains(warnings, kind) || known(o.Alarms, x.Key)
 		out = append(out, wrong{x.Key, !later})
 	}
 	slices.SortStableFunc(out, func(a, b wrong) int {
@@ -89,6 +89,12 @@ func wrongs(o *daemon.Overview) []wrong {
 		return 1
 	})
 	return out
+}
+
+// known reports whether somebody said that he knows of an alarm, or shall not hear
+// of it.
+func known(all []state.Alarm, key string) bool {
+	return slices.ContainsFunc(all, func(x state.Alarm) bool { return x.Key == key && (!x.Acked.IsZero() || !x.MutedUntil.IsZero()) })
 }
 
 // nagios is the one place where an exit code is not that of the table.
