@@ -2,11 +2,15 @@ package mariadb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-sql-driver/mysql"
 
 	"strongroom/source"
 )
@@ -85,7 +89,7 @@ func (e *exam) connection() {
 // unreachable explains why there is no session.
 func (e *exam) unreachable(err error) {
 	const why = "no snapshot can be taken"
-	user, db := literal(e.dialer.cfg.User), ident(e.dialer.cfg.DBName)
+	user, db := account(err, e.dialer.cfg.User), ident(e.dialer.cfg.DBName)
 	switch code(err) {
 	case errDatabaseAccess:
 		e.Bad("connect", fmt.Sprintf("user %s may not use database %s", user, db), why, least(user, e.dialer.cfg.DBName))
@@ -96,6 +100,20 @@ func (e *exam) unreachable(err error) {
 	default:
 		e.Bad("connect", err.Error(), why, "")
 	}
+}
+
+// denied is how the server names the account that it took a session for, or would
+// have taken it for. A grant to the user at '%' does nothing for one at 'localhost'.
+var denied = regexp.MustCompile(`^Access denied for user '(.*)'@'([^']*)'`)
+
+// account is who was denied, as statements name it.
+func account(err error, user string) string {
+	if e, ok := errors.AsType[*mysql.MySQLError](err); ok {
+		if m := denied.FindStringSubmatch(e.Message); m != nil {
+			return literal(m[1]) + "@" + literal(m[2])
+		}
+	}
+	return literal(user)
 }
 
 func (e *exam) version() {
@@ -337,6 +355,6 @@ func (e *exam) prescribe(context.Context) error {
 // database is a pattern.
 func least(user, database string) string {
 	pattern := ident(strings.NewReplacer(`\`, `\\`, "_", `\_`, "%", `\%`).Replace(database))
-	return fmt.Sprintf("-- As root. IDENTIFIED BY or VIA where the server should ask for something.\nCREATE USER %[1]s;\n"+
+	return fmt.Sprintf("-- As root. IDENTIFIED BY or VIA where the server should ask for something.\nCREATE USER IF NOT EXISTS %[1]s;\n"+
 		"GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES ON %[2]s.* TO %[1]s;\nGRANT SELECT ON mysql.proc TO %[1]s;", user, pattern)
 }

@@ -88,7 +88,7 @@ func TestThePrescribedUserIsGood(t *testing.T) {
 	srv.Exec(t, db, "CREATE TABLE t (i INT PRIMARY KEY)")
 	_, all := examine(t, Config{URL: srv.URL(db, "root")})
 	sql := all["least-privilege"].Remedy
-	if !strings.Contains(sql, "CREATE USER 'strongroom'@'localhost'") {
+	if !strings.Contains(sql, "CREATE USER IF NOT EXISTS 'strongroom'@'localhost'") {
 		t.Fatalf("%q", sql)
 	}
 	srv.Exec(t, "mysql", sql[strings.Index(sql, "\n"):])
@@ -99,6 +99,30 @@ func TestThePrescribedUserIsGood(t *testing.T) {
 	}
 	if _, err := dump(t.Context(), newSource(t, Config{URL: srv.URL(db, "strongroom")})); err != nil {
 		t.Error(err)
+	}
+}
+
+// The SQL that it prints for a user that is there, at one host alone, is taken as it
+// stands and lets that very one in.
+func TestARemedyIsForTheAccountThatIsThere(t *testing.T) {
+	srv := mariadbtest.Start(t)
+	db := srv.CreateDatabase(t)
+	srv.Exec(t, db, "CREATE TABLE t (i INT PRIMARY KEY); CREATE USER here@localhost")
+	t.Cleanup(func() { srv.Exec(t, "mysql", "DROP USER here@localhost") })
+	c := Config{URL: srv.URL(db, "here")}
+	for _, code := range []string{"connect", "rights"} {
+		worse, all := examine(t, c)
+		if !slices.Contains(worse, code) {
+			t.Fatalf("%q, want %s", worse, code)
+		}
+		sql := all[code].Remedy[strings.Index(all[code].Remedy, "\n"):]
+		if code == "connect" { // and not all that it says, so that there is something left to say
+			sql = strings.ReplaceAll(sql, ", TRIGGER", "")
+		}
+		srv.Exec(t, "mysql", sql)
+	}
+	if worse, all := examine(t, c); len(worse) > 0 {
+		t.Errorf("%q, %+v", worse, all)
 	}
 }
 
