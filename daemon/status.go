@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -78,6 +79,10 @@ func (d *Daemon) Status(ctx context.Context) ([]DatasetStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	ends, _, err := d.ends(ctx)
+	if err != nil {
+		return nil, err
+	}
 	now := d.c.Now()
 	var out []DatasetStatus
 	for _, t := range d.current() {
@@ -90,7 +95,12 @@ func (d *Daemon) Status(ctx context.Context) ([]DatasetStatus, error) {
 		if i := slices.IndexFunc(health, func(h state.Health) bool { return h.Tenant == t.Tenant && h.Dataset == t.Dataset }); i >= 0 {
 			h = health[i]
 		}
-		out = append(out, t.status(h, running, now))
+		s := t.status(h, running, now)
+		if s.State == "ok" && ends[t.Job].LastOutcome == state.Partial {
+			// It may be that a store has been away for days.
+			s.Reason = fmt.Sprintf("the last snapshot is reduced, or what follows it failed: strongroom runs %s/%s", t.Tenant, t.Dataset)
+		}
+		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b DatasetStatus) int { return strings.Compare(a.Tenant+"/"+a.Dataset, b.Tenant+"/"+b.Dataset) })
 	return out, nil

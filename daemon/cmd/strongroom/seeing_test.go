@@ -387,7 +387,7 @@ func TestTheCatalogueExplainsWhatTheJournalGets(t *testing.T) {
 // A backup that fails is told with its cause and the last success, and is no more
 // than a warning once somebody knows of it.
 func TestAFailedBackupThatSomebodyKnowsOf(t *testing.T) {
-	stores, _ := threeDirs(t)
+	stores, paths := threeDirs(t)
 	path := filepath.Join(t.TempDir(), "tree")
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
@@ -420,6 +420,16 @@ func TestAFailedBackupThatSomebodyKnowsOf(t *testing.T) {
 	}
 	b.run(0, "alarms", "mute", "failed backup:acme/docs", "--for", "1h", "--by", "berta", "--why", "it is being moved")
 	if o := b.run(1, "status", "--check"); !strings.HasPrefix(o.stdout, "WARNING: acme/docs failed") {
+		t.Error(o.stdout)
+	}
+
+	// With a store that is away it is well again, and not as well as planned.
+	if err := errors.Join(os.Mkdir(path, 0o700), os.Rename(paths[0], paths[0]+".away")); err != nil {
+		t.Fatal(err)
+	}
+	b.run(0, "run", "acme/docs")
+	b.awaits("partial", "failed", "ok")
+	if o := b.run(0, "status"); !strings.Contains(o.stdout, "the last snapshot is reduced") {
 		t.Error(o.stdout)
 	}
 }
