@@ -109,7 +109,7 @@ func TestThePackageHasItsParts(t *testing.T) {
 		"/usr/lib/systemd/system/strongroom.service", "/usr/lib/systemd/catalog/strongroom.catalog", "/usr/lib/sysusers.d/strongroom.conf", "/usr/lib/tmpfiles.d/strongroom.conf",
 		"/usr/share/man/man1/strongroom.1.gz", "/usr/share/man/man1/strongroom-drill-run.1.gz", "/usr/share/man/man1/strongroom-recover.1.gz",
 		"/usr/share/bash-completion/completions/strongroom", "/usr/share/zsh/vendor-completions/_strongroom", "/usr/share/fish/vendor_completions.d/strongroom.fish",
-		"/usr/share/strongroom/strongroom.toml", "/usr/share/doc/strongroom/install.md", "/usr/share/doc/strongroom/copyright", "/etc/needrestart/conf.d/strongroom.conf"} {
+		"/usr/share/strongroom/strongroom.toml", "/usr/share/doc/strongroom/install.md", "/usr/share/doc/strongroom/strongroom.rules.yml", "/usr/share/doc/strongroom/copyright", "/etc/needrestart/conf.d/strongroom.conf"} {
 		if !strings.Contains(string(names), " ."+want+"\n") {
 			t.Errorf("%s is not in the package", want)
 		}
