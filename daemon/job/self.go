@@ -43,6 +43,10 @@ func withSelf(c *config.Config, b *box.Box) (*config.Config, error) {
 	return c.WithSelf(string(t.Level), stageName), nil
 }
 
+// Unopened is a site of which nothing but the configuration is known: enough to
+// say what would be done when, without keys, and not to do any of it.
+func Unopened(c *config.Config) *Site { return &Site{Config: c.WithSelf("confidential", stageName)} }
+
 // With is the site under a configuration that was read anew: the same keys and
 // the same ledger, which is not opened twice.
 func (s *Site) With(c *config.Config, by Actor) (*Site, error) {

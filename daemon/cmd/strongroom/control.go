@@ -125,7 +125,8 @@ func (c *control) prepare(cfg *config.Config) (*inForce, error) {
 	before := c.force.Load()
 	if at := cfg.Metrics.Listen; at != "" && (before == nil || before.c.Metrics.Listen != at) {
 		if f.listener, err = net.Listen("tcp", at); err != nil { // last: nothing after it fails
-			return nil, exit.With(exit.Usage, fmt.Errorf("%s: metrics: %w", cfg.Path, err))
+			// Whoever has the port may let go of it: systemd tries again.
+			return nil, exit.With(exit.TryLater, fmt.Errorf("%s: metrics: %w", cfg.Path, err))
 		}
 	}
 	return f, nil

@@ -286,12 +286,12 @@ func (a *app) scheduleCommand() *cobra.Command {
 	}
 	c := &cobra.Command{Use: "schedule", Short: "What the daemon will do when"}
 	c.AddCommand(command("preview", "List what the configuration file plans", func(*cobra.Command) ([]daemon.Planned, error) {
-		site, err := a.site()
+		c, err := a.load()
 		if err != nil {
 			return nil, err
 		}
-		defer site.Close()
-		tasks, err := daemon.TasksOf(site, version)
+		// Whoever writes the file may have no keys.
+		tasks, err := daemon.TasksOf(job.Unopened(c), version)
 		if err != nil {
 			return nil, err
 		}

@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -265,4 +267,33 @@ func TestAConfinedDaemonStopsWhereAWallIsMissing(t *testing.T) {
 		t.Error(o.stderr)
 	}
 	s.ends(syscall.SIGTERM, 10*time.Second)
+}
+
+// What is planned can be seen before there are keys, and by whoever may not open them.
+func TestThePreviewReadsTheConfigurationAlone(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/true")+"[tenant.dataset.schedule]\nat = \"15 3 * * 1\"\ntime_zone = \"Asia/Kolkata\"\n")
+	o := b.run(0, "schedule", "preview", "--weeks", "3")
+	if strings.Count(o.stdout, " backup:acme/crm") != 3 || !strings.Contains(o.stdout, " backup:strongroom/state") {
+		t.Error(o.stdout)
+	}
+	if _, err := os.Stat(b.path("state")); err == nil {
+		t.Error("it made a state directory")
+	}
+}
+
+// A port that is taken is no mistake in the file, which nobody would try again.
+func TestAPortThatIsTakenIsTriedAgain(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/true"))
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	b.editConfig("[[tenant]]", fmt.Sprintf("[metrics]\nlisten = %q\n[[tenant]]", taken.Addr()))
+	if o := b.run(75, "daemon"); !strings.Contains(o.stderr, "address already in use") {
+		t.Error(o.stderr)
+	}
 }
