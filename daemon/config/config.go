@@ -493,13 +493,13 @@ func (d Dataset) onlyFitting() error {
 	read := []string{"postgres", "mariadb", "sqlite", "command", "files"}
 	server := []string{"postgres", "mariadb"}
 	fits := map[string][]string{
-		"before": read, "after": read,
+		"before": read, "after": read, "schedule": read, "drill_schedule": read,
 		"url": server, "password_file": server, "jobs": server, "lock_timeout": server, "lock": {"mariadb"},
 		"path": {"sqlite", "files"}, "exclude": {"files"}, "command": {"command"}, "timeout": {"command"},
 		"via": read, "checker": {"command", "files", "sqlite", "import"}, "assert": {"postgres", "mariadb", "sqlite", "import"},
 	}
 	set := map[string]bool{
-		"before": d.Before != nil, "after": d.After != nil,
+		"before": d.Before != nil, "after": d.After != nil, "schedule": d.Schedule != nil, "drill_schedule": d.DrillSchedule != nil,
 		"url": d.URL != "", "password_file": d.PasswordFile != "", "jobs": d.Jobs != 0, "lock_timeout": d.LockTimeout != Duration{}, "lock": d.Lock,
 		"path": d.Path != "", "exclude": d.Exclude != nil, "command": d.Command != nil, "timeout": d.Timeout != Duration{},
 		"via": d.Via.Via != "", "checker": d.Checker != nil, "assert": d.Assertions != nil,

@@ -116,6 +116,7 @@ func TestMistakesAreNamedWithTheirPlace(t *testing.T) {
 		{"two stores", replace(`"offsite"`, `"nas"`), `c.toml:11:8: store 2 ("nas"): two stores have that name`},
 		{"level", replace(`"confidential"`, `"public"`), `c.toml:20:9: tenant 1 ("acme"): level "public" is not`},
 		{"tenant name", replace(`name = "acme"`, `name = "../acme"`), `c.toml:19:8: tenant 1 ("../acme"): name must be`},
+		{"schedule of what is imported", whole + "[[tenant.dataset]]\nname = \"old\"\nsource = \"import\"\n[tenant.dataset.drill_schedule]\nat = \"@daily\"\n", `dataset 5 ("old"): drill_schedule does not fit source "import"`},
 		{"mail to nobody", whole + "[notify]\n[[notify.mail]]\nname = \"ops\"\nhost = \"h\"\nfrom = \"a@b.example\"\n", `c.toml:39:3: notify.mail 1 ("ops"): needs to`},
 		{"mail of a word that is none", whole + "[[notify.mail]]\nname = \"ops\"\nhost = \"h\"\nfrom = \"a@b.example\"\nto = [\"c@d.example\"]\nevents = [\"faild\"]\n", `c.toml:43:1: notify.mail 1 ("ops"): events: "faild" is none`},
 		{"second mail from nowhere", whole + "[[notify.mail]]\nname = \"ops\"\nhost = \"h\"\nfrom = \"a@b.example\"\nto = [\"c@d.example\"]\n[[notify.mail]]\nname = \"two\"\nhost = \"h\"\nfrom = \"nobody\"\nto = [\"c@d.example\"]\n", `c.toml:46:8: notify.mail 2 ("two"): "nobody" is no mail address`},
