@@ -168,7 +168,7 @@ func (k *desk) waits(want ...string) {
 	k.t.Helper()
 	var got []string
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		all, err := k.Runs(context.Background(), "", "", 100)
+		all, err := k.Runs(context.Background(), "", "", 0, 100)
 		if err != nil {
 			k.t.Fatal(err)
 		}
@@ -304,7 +304,7 @@ func TestFailuresPanicsAndCancellationsAreRecorded(t *testing.T) {
 	if err := k.Cancel(id); !errors.Is(err, ErrNoRun) {
 		t.Errorf("cancelled twice: %v", err)
 	}
-	all, err := k.Runs(t.Context(), "acme", "one", 10)
+	all, err := k.Runs(t.Context(), "acme", "one", 0, 10)
 	if err != nil || all[2].Reason != "no such database" || all[1].Reason != "internal error: a bug" {
 		t.Errorf("%+v, %v", all, err)
 	}
@@ -430,7 +430,7 @@ func TestTheLastProgressIsSeen(t *testing.T) {
 	k.waits("one  1")
 	var got RunStatus
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		all, err := k.Runs(context.Background(), "", "", 1)
+		all, err := k.Runs(context.Background(), "", "", 0, 1)
 		if err != nil {
 			t.Fatal(err)
 		}

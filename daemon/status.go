@@ -144,9 +144,10 @@ func (t Task) since(h state.Health) time.Time {
 	return h.LastSuccess
 }
 
-// Runs returns the last runs, newest first; of one dataset, or of all.
-func (d *Daemon) Runs(ctx context.Context, tenant, dataset string, n int) ([]RunStatus, error) {
-	all, err := d.c.DB.Runs(ctx, tenant, dataset, n)
+// Runs returns the last runs before one, or with 0 of all, newest first; of one
+// dataset, of a tenant, or of all.
+func (d *Daemon) Runs(ctx context.Context, tenant, dataset string, before state.RunID, n int) ([]RunStatus, error) {
+	all, err := d.c.DB.RunsBefore(ctx, tenant, dataset, before, n)
 	if err != nil {
 		return nil, err
 	}

@@ -29,7 +29,8 @@ type Control interface {
 	Overview(ctx context.Context) (*daemon.Overview, error)
 	// Watch tells what happens until ctx ends or tell returns an error.
 	Watch(ctx context.Context, tell func(daemon.Happening) error) error
-	Runs(ctx context.Context, tenant, dataset string, n int) ([]daemon.RunStatus, error)
+	// Runs are the last ones before a run; 0: of all.
+	Runs(ctx context.Context, tenant, dataset string, before state.RunID, n int) ([]daemon.RunStatus, error)
 	Plan(weeks int) []daemon.Planned
 	// Said are the last records of the log.
 	Said() []daemon.Said
@@ -53,6 +54,7 @@ const (
 	maxBody   = 64 << 10
 	maxAnswer = 16 << 20
 	maxRuns   = 10000
+	page      = 1000 // runs, as a client asks for them
 	maxWeeks  = 520
 )
 
@@ -160,7 +162,14 @@ func handler(c Control) http.Handler {
 		if err != nil {
 			return nil, err
 		}
-		return c.Runs(r.Context(), r.URL.Query().Get("tenant"), r.URL.Query().Get("dataset"), n)
+		q := r.URL.Query()
+		before := int64(0)
+		if s := q.Get("before"); s != "" {
+			if before, err = strconv.ParseInt(s, 10, 64); err != nil || before < 1 {
+				return nil, errors.New("before is no number of a run")
+			}
+		}
+		return c.Runs(r.Context(), q.Get("tenant"), q.Get("dataset"), state.RunID(before), n)
 	})
 	handle("GET /v1/log", func(*http.Request, request) (any, error) { return c.Said(), nil })
 	handle("GET /v1/plan", func(r *http.Request, _ request) (any, error) {
@@ -290,8 +299,28 @@ func (c *Client) Plan(ctx context.Context, weeks int) (out []daemon.Planned, err
 
 // Runs are those of the daemon.
 func (c *Client) Runs(ctx context.Context, tenant, dataset string, n int) (out []daemon.RunStatus, err error) {
-	err = c.ask(ctx, http.MethodGet, "/v1/runs", url.Values{"tenant": {tenant}, "dataset": {dataset}, "n": {strconv.Itoa(n)}}, nil, &out)
-	return out, err
+	return c.RunsBefore(ctx, tenant, dataset, 0, n)
+}
+
+// RunsBefore returns those before a run; 0: the last ones. It asks page by page,
+// as an answer has a bound and years of runs have none.
+func (c *Client) RunsBefore(ctx context.Context, tenant, dataset string, before state.RunID, n int) (out []daemon.RunStatus, err error) {
+	out = []daemon.RunStatus{}
+	for len(out) < n {
+		q := url.Values{"tenant": {tenant}, "dataset": {dataset}, "n": {strconv.Itoa(min(n-len(out), page))}}
+		if before > 0 {
+			q.Set("before", strconv.FormatInt(int64(before), 10))
+		}
+		var some []daemon.RunStatus
+		if err := c.ask(ctx, http.MethodGet, "/v1/runs", q, nil, &some); err != nil {
+			return nil, err
+		}
+		if len(some) == 0 {
+			break
+		}
+		out, before = append(out, some...), some[len(some)-1].ID
+	}
+	return out, nil
 }
 
 // Start begins a job by hand.

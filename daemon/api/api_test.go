@@ -31,7 +31,9 @@ func (desk) Watch(_ context.Context, tell func(daemon.Happening) error) error {
 	return daemon.ErrSlow
 }
 
-func (desk) Runs(context.Context, string, string, int) ([]daemon.RunStatus, error) { return nil, nil }
+func (desk) Runs(context.Context, string, string, state.RunID, int) ([]daemon.RunStatus, error) {
+	return nil, nil
+}
 
 func (desk) Cancel(state.RunID) error { return daemon.ErrNoRun }
 

@@ -290,7 +290,12 @@ func (d *DB) Run(ctx context.Context, id RunID) (Run, error) {
 
 // Runs returns the last n runs, newest first: of one dataset, or with "" of all.
 func (d *DB) Runs(ctx context.Context, tenant, dataset string, n int) ([]Run, error) {
-	return d.runs(ctx, `WHERE (?1 = '' OR tenant = ?1) AND (?2 = '' OR dataset = ?2) ORDER BY id DESC LIMIT ?3`, tenant, dataset, n)
+	return d.RunsBefore(ctx, tenant, dataset, 0, n)
+}
+
+// RunsBefore returns those that began before a run; 0: the last ones.
+func (d *DB) RunsBefore(ctx context.Context, tenant, dataset string, before RunID, n int) ([]Run, error) {
+	return d.runs(ctx, `WHERE (?1 = '' OR tenant = ?1) AND (?2 = '' OR dataset = ?2) AND (?3 = 0 OR id < ?3) ORDER BY id DESC LIMIT ?4`, tenant, dataset, before, n)
 }
 
 func (d *DB) runs(ctx context.Context, where string, args ...any) ([]Run, error) {

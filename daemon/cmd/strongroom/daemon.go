@@ -187,6 +187,9 @@ func (a *app) runsCommand() *cobra.Command {
 			if len(args) == 1 && dataset == "" {
 				return exit.With(exit.Usage, fmt.Errorf("%q is not TENANT/DATASET", args[0]))
 			}
+			if n < 1 {
+				return exit.With(exit.Usage, fmt.Errorf("--last %d is not 1 or more", n))
+			}
 			client, err := a.client()
 			if err != nil {
 				return err

@@ -114,6 +114,10 @@ func TestReportOfAQuarter(t *testing.T) {
 	if o := b.run(0, "report", "acme", "--quarter", quarter, "--json"); !strings.Contains(o.stdout, `"verdict":"PASS"`) {
 		t.Error(o.stdout)
 	}
+	b.serve() // and then it is asked
+	if o := b.run(0, "report", "acme", "--quarter", quarter); !strings.Contains(o.stdout, "1 snapshots of 2 datasets") {
+		t.Error(o.stdout)
+	}
 	if o := b.run(0, "drill", "show", id, "--pdf"); !strings.HasPrefix(o.stdout, "%PDF-1.") {
 		t.Errorf("%.100q", o.stdout)
 	}

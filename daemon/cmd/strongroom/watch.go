@@ -78,7 +78,7 @@ func (f *follower) see(cmd *cobra.Command, h daemon.Happening) error {
 
 // ended looks for a run that does not go on any more.
 func (f *follower) ended(cmd *cobra.Command) error {
-	all, err := f.client.Runs(cmd.Context(), "", "", 1000)
+	all, err := f.client.RunsBefore(cmd.Context(), "", "", f.run+1, 1)
 	if err != nil {
 		return err
 	}
