@@ -61,7 +61,7 @@ func roundsOf(s *job.Site) ([]Task, error) {
 			name := t.Name + "/" + d.Name
 			err = errors.Join(err, add(Task{Kind: state.Doctor, Tenant: t.Name, Dataset: d.Name, Level: level, Settles: []notify.Kind{notify.DoctorBad}, Scope: name,
 				Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) {
-					got, err := job.Doctor(ctx, s.Config, t.Name, d.Name)
+					got, err := s.Doctor(ctx, t.Name, d.Name)
 					if err != nil {
 						return "", "", err
 					}

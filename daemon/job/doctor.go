@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"strongroom/custody/exit"
 	"strongroom/daemon/config"
@@ -57,6 +59,33 @@ func Doctor(ctx context.Context, c *config.Config, tenant, dataset string) (*Doc
 	}
 	if !found && tenant != "" {
 		return nil, exit.With(exit.Usage, fmt.Errorf("%s has no dataset %s/%s", c.Path, tenant, dataset))
+	}
+	return r, nil
+}
+
+// Doctor is that of the package, with what only a box that is open knows: that a
+// tenant has no keys yet, or those of another level, and so no backup begins.
+func (s *Site) Doctor(ctx context.Context, tenant, dataset string) (*DoctorResult, error) {
+	c := *s.Config // without the box's own tenant, whose source is there while it is read
+	c.Tenants = slices.DeleteFunc(slices.Clone(c.Tenants), func(t config.Tenant) bool { return t.Name == SelfTenant })
+	r, err := Doctor(ctx, &c, tenant, dataset)
+	if err != nil {
+		return nil, err
+	}
+	for i := range r.Examined {
+		x := &r.Examined[i]
+		name, _, ok := strings.Cut(x.Subject, "/")
+		if !ok {
+			continue
+		}
+		f := source.Findings(x.Findings)
+		if _, _, err := s.Tenant(name); err != nil {
+			f.Bad("keys", err.Error(), "no snapshot can be taken", "strongroom init, or the level that the tenant has")
+			r.Worst = source.Bad
+		} else {
+			f.OK("keys", fmt.Sprintf("tenant %q has keys", name))
+		}
+		x.Findings = f
 	}
 	return r, nil
 }

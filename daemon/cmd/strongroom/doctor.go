@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"strongroom/custody/exit"
 	"strongroom/custody/rescue"
+	"strongroom/daemon/config"
 	"strongroom/daemon/job"
 	"strongroom/source"
 )
@@ -42,7 +44,7 @@ with 0: warnings keep nobody from taking a snapshot that is whole, which is what
 					return err
 				}
 			}
-			r, err := job.Doctor(cmd.Context(), cfg, tenant, dataset)
+			r, err := a.examine(cmd.Context(), cfg, tenant, dataset)
 			if err != nil {
 				return err
 			}
@@ -52,6 +54,17 @@ with 0: warnings keep nobody from taking a snapshot that is whole, which is what
 			return exit.With(exit.Refused, fmt.Errorf("a backup would fail or be refused: %s", whatIsBad(r)))
 		},
 	}
+}
+
+// examine knows more where this user can open the box, and is for those who cannot,
+// and for the time before there is one, too.
+func (a *app) examine(ctx context.Context, c *config.Config, tenant, dataset string) (*job.DoctorResult, error) {
+	site, err := job.OpenSite(c, a.ui.Log)
+	if err != nil {
+		return job.Doctor(ctx, c, tenant, dataset)
+	}
+	defer site.Close()
+	return site.Doctor(ctx, tenant, dataset)
 }
 
 // doctorText has the worst of each subject first; remedies follow the table

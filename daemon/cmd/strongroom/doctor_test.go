@@ -76,3 +76,23 @@ func TestFromTheFirstLookToTheFirstBackup(t *testing.T) {
 		t.Error(o.stderr)
 	}
 }
+
+// A tenant that was written into the file and has no keys is found before the night
+// in which its backup fails, and so is one of another level than its keys.
+func TestDoctorFindsATenantWithoutKeys(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("dump", "/bin/true"))
+	b.run(0, "doctor") // before anything is there it is no finding
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	if f := b.doctor(0, "acme/dump")["keys"]; f.Severity != source.OK {
+		t.Errorf("%+v", f)
+	}
+	b.editConfig(`name = "acme"`, `name = "fresh"`)
+	if f := b.doctor(20, "fresh/dump")["keys"]; f.Severity != source.Bad || !strings.Contains(f.What, "has no keys yet") {
+		t.Errorf("%+v", f)
+	}
+	b.editConfig("name = \"fresh\"\nlevel = \"confidential\"", "name = \"acme\"\nlevel = \"secret\"")
+	if f := b.doctor(20, "acme/dump")["keys"]; f.Severity != source.Bad || !strings.Contains(f.What, "has level confidential") {
+		t.Errorf("%+v", f)
+	}
+}
