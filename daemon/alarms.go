@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"strongroom/daemon/notify"
@@ -171,7 +173,21 @@ func (d *Daemon) Acknowledge(ctx context.Context, id state.AlarmID, who, why str
 	return d.c.DB.Acknowledge(ctx, id, who, why)
 }
 
-// Mute keeps an alarm from being told until a time.
+// ErrNoAlarm is of a key that no alarm has or could have.
+var ErrNoAlarm = errors.New("no alarm has that key")
+
+// Mute keeps an alarm from being told until a time, one that is not raised yet too.
+// A key that is mistyped would keep nothing from anybody.
 func (d *Daemon) Mute(ctx context.Context, key string, until time.Time, who, why string) error {
+	word, subject, _ := strings.Cut(key, " ")
+	if kind, err := notify.ParseKind(word); err != nil || !kind.Alarms() || subject == "" {
+		open, err := d.c.DB.Alarms(ctx)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(open, func(a state.Alarm) bool { return a.Key == key }) {
+			return fmt.Errorf("mute %.100q: %w, such as \"failed backup:acme/crm\": strongroom alarms", key, ErrNoAlarm)
+		}
+	}
 	return d.c.DB.Mute(ctx, key, until, who, why)
 }

@@ -78,7 +78,7 @@ type failure struct {
 	Kind  string `json:"kind,omitempty"`
 }
 
-var kinds = map[string]error{"no-job": daemon.ErrNoJob, "no-run": daemon.ErrNoRun, "running": state.ErrRunning, "unmanaged": daemon.ErrUnmanaged}
+var kinds = map[string]error{"no-job": daemon.ErrNoJob, "no-run": daemon.ErrNoRun, "no-alarm": daemon.ErrNoAlarm, "running": state.ErrRunning, "unmanaged": daemon.ErrUnmanaged}
 
 // Listen makes the socket. One that a dead daemon left is replaced: the database
 // is what keeps two daemons apart.

@@ -149,7 +149,7 @@ func asked(err error) error {
 	switch {
 	case errors.Is(err, api.ErrNoDaemon):
 		return exit.With(exit.TryLater, err)
-	case errors.Is(err, daemon.ErrNoJob), errors.Is(err, daemon.ErrNoRun):
+	case errors.Is(err, daemon.ErrNoJob), errors.Is(err, daemon.ErrNoRun), errors.Is(err, daemon.ErrNoAlarm):
 		return exit.With(exit.Usage, err)
 	case errors.Is(err, state.ErrRunning):
 		return exit.With(exit.Locked, err)

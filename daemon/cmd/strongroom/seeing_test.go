@@ -418,6 +418,7 @@ func TestAFailedBackupThatSomebodyKnowsOf(t *testing.T) {
 	if e := h.events()[i]; e["cause"] != "source-rights" || e["last_success"] == nil {
 		t.Errorf("it is told without why, or without the last success: %v", e)
 	}
+	b.run(64, "alarms", "mute", "faild backup:acme/docs", "--for", "1h", "--by", "berta", "--why", "it is being moved")
 	b.run(0, "alarms", "mute", "failed backup:acme/docs", "--for", "1h", "--by", "berta", "--why", "it is being moved")
 	if o := b.run(1, "status", "--check"); !strings.HasPrefix(o.stdout, "WARNING: acme/docs failed") {
 		t.Error(o.stdout)
