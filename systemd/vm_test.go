@@ -20,7 +20,7 @@ func TestABoxInAVM(t *testing.T) {
 	t.Parallel()
 	one := packageOf(t, "1.0", "")
 	began := time.Now()
-	v := systemdtest.Boot(t, systemdtest.Config{Files: map[string]string{"strongroom_1.0_amd64.deb": one}, Disks: []int64{128 << 20}})
+	v := systemdtest.Boot(t, systemdtest.Config{Files: map[string]string{"strongroom_1.0_amd64.deb": one}, Disks: []int64{128 << 20, 1 << 30}})
 	t.Logf("booted in %v", time.Since(began))
 	b := newBox(t, v.Machine, "")
 	part := func(name string, do func(*testing.T, *box)) {
@@ -56,6 +56,7 @@ func TestABoxInAVM(t *testing.T) {
 
 	part("limits", limited)
 	part("a reader", reads)
+	part("swap", swapped)
 }
 
 // offline has the mount helper mount a disk for whoever may not: the snapshots are
@@ -77,14 +78,14 @@ blkid -o value -s UUID /dev/vdc | tr -d -`)
 	}
 	as("media enrol A-1 --set A --uuid " + uuid + " --holder somebody --place here")
 	b.Run("not findmnt " + at + "; not test -e " + at)
+	before := b.Run("systemctl show --value -p MainPID strongroom")
 	as("media insert A-1")
 	if options := strings.Split(b.Run("findmnt -n -o OPTIONS --source /dev/vdc --mountpoint "+at), ","); !slices.Contains(options, "ro") ||
 		!slices.Contains(options, "nosuid") || !slices.Contains(options, "nodev") || !slices.Contains(options, "noexec") {
 		t.Errorf("mounted with %q", options)
 	}
-	// What it mounts everybody sees, also a daemon that had to start anew for it: where
-	// media are mounted was no directory before.
-	b.Until("the daemon to see the medium", 3*time.Minute, "grep -F "+at+" /proc/$(systemctl show --value -p MainPID strongroom)/mountinfo")
+	// What it mounts everybody sees, also the daemon that was there before.
+	b.Run("test " + before + " = $(systemctl show --value -p MainPID strongroom); grep -F " + at + " /proc/" + before + "/mountinfo")
 	if said := as("media list"); !regexp.MustCompile(`(?m)^A-1 .* yes$`).MatchString(said) {
 		t.Errorf("media list: %s", said)
 	}
@@ -125,6 +126,61 @@ func reads(t *testing.T, b *box) {
 			t.Errorf("%q: %+v", setting, r)
 		}
 	}
+}
+
+// swapped has drills of more than their memory holds: what swap they may use and what
+// of it is encrypted decides whether they have room, and whether they may begin.
+func swapped(t *testing.T, b *box) {
+	unit := func(settings string) {
+		b.Run("mkdir -p /run/systemd/system/strongroom-drill@.service.d\nprintf '[Service]\n" + settings + "' >/run/systemd/system/strongroom-drill@.service.d/test.conf; systemctl daemon-reload")
+	}
+	drills := func(dataset string, want int, text string) string {
+		t.Helper()
+		said, code := b.Try("cd /; runuser -u strongroom -- strongroom drill run " + dataset)
+		if code != want || !strings.Contains(said, text) {
+			t.Errorf("a drill of %s ends with %d, want %d and %q: %s", dataset, code, want, text, said)
+		}
+		id, _, _ := strings.Cut(said[strings.LastIndex(said, "receipt ")+len("receipt "):], "\n")
+		return b.Run("cd /; runuser -u strongroom -- strongroom drill show " + id + " --json | grep -o '\"name\":\"swap\"[^}]*' || echo no wall")
+	}
+	const infra = 22
+	b.Run(`cat >>/etc/strongroom/strongroom.toml <<'END'
+[[tenant]]
+name = "vault"
+level = "secret"
+[[tenant.dataset]]
+name = "tickets"
+source = "sqlite"
+path = "/srv/tickets/tickets.db"
+END
+cd /; runuser -u strongroom -- strongroom init --shares-dir /var/lib/strongroom/vault; runuser -u strongroom -- strongroom backup vault/tickets`)
+
+	unit(`MemoryMax=64M\n`)
+	drills("vault/tickets", infra, "MiB of memory and no encrypted swap to use")
+	unit(`MemoryMax=64M\nMemorySwapMax=infinity\n`)
+	b.Run(`echo 'scratch /dev/vdd /dev/urandom swap,cipher=aes-xts-plain64,size=512' >/etc/crypttab
+echo '/dev/mapper/scratch none swap defaults 0 0' >>/etc/fstab
+systemctl daemon-reload; systemctl start dev-mapper-scratch.swap`)
+	const out = "awk '$1 == \"pswpout\" { print $2 }' /proc/vmstat"
+	before := b.Run(out)
+	if wall := drills("vault/tickets", 0, "PASS"); !strings.Contains(wall, `"got":"dm-crypt (scratch)","holds":true`) {
+		t.Errorf("encrypted: %s", wall)
+	}
+	if after := b.Run(out); after == before {
+		t.Errorf("nothing was swapped out: %s pages before and after", after)
+	}
+
+	unit(`MemorySwapMax=infinity\n`)
+	b.Run("systemctl stop dev-mapper-scratch.swap systemd-cryptsetup@scratch; sed -i /scratch/d /etc/fstab /etc/crypttab; mkswap -f /dev/vdd; swapon /dev/vdd")
+	drills("vault/tickets", infra, "the sandbox has no wall: swap: /dev/vdd in clear")
+	if wall := drills("acme/tickets", 0, "PASS"); !strings.Contains(wall, "/dev/vdd in clear") || !strings.Contains(wall, `"holds":false`) {
+		t.Errorf("of a confidential tenant: %s", wall)
+	}
+	b.Run("rm /run/systemd/system/strongroom-drill@.service.d/test.conf; systemctl daemon-reload")
+	if wall := drills("vault/tickets", 0, "PASS"); !strings.Contains(wall, "memory.swap.max") {
+		t.Errorf("with the unit as it comes: %s", wall)
+	}
+	b.Run("swapoff /dev/vdd")
 }
 
 // limited: the unit's limit is one that the kernel enforces, and what hits it is told
