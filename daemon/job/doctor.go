@@ -90,11 +90,23 @@ func (s *Site) Doctor(ctx context.Context, tenant, dataset string) (*DoctorResul
 	return r, nil
 }
 
+// recordOf finds out whether a box that is set up keeps a record.
+func recordOf(c *config.Config) (f source.Findings) {
+	switch {
+	case there(filepath.Join(c.StateDir, ledgerName)):
+		f.OK("ledger", "acts are recorded; strongroom audit verify looks at it whole")
+	case there(filepath.Join(c.StateDir, "keys")):
+		f.Warn("ledger", "this box has no ledger", "who did what to whose data stands nowhere that cannot be edited afterwards", "strongroom audit init")
+	}
+	return f
+}
+
 // DoctorBox examines the machine alone.
 func DoctorBox(ctx context.Context, c *config.Config) *DoctorResult {
 	r := &DoctorResult{Worst: source.OK}
 	f := append(doctor.Examine(machine(c)), wallsOf(c)...)
 	f = append(f, mountHelper(ctx, c)...)
+	f = append(f, recordOf(c)...)
 	r.add(BoxSubject, append(f, postgres.Installed(ctx)...))
 	return r
 }

@@ -46,6 +46,7 @@ type InitResult struct {
 	Shares   []string `json:"shares"`   // share files written
 	Tenants  []string `json:"tenants"`  // tenants added
 	Stores   []string `json:"stores"`   // stores marked
+	Ledger   bool     `json:"ledger"`   // acts are recorded
 }
 
 // Init sets up what is missing of state, recovery keys, tenants and stores. It
@@ -76,7 +77,7 @@ func Init(ctx context.Context, c *config.Config, o InitOptions, log func(string,
 	}
 	defer s.Close()
 	s.Actor = o.Actor
-	r := &InitResult{Recovery: []string{}, Shares: []string{}, Tenants: []string{}, Stores: []string{}}
+	r := &InitResult{Recovery: []string{}, Shares: []string{}, Tenants: []string{}, Stores: []string{}, Ledger: there(s.LedgerPath())}
 	if err := s.adding(ctx, fresh, r); err != nil {
 		return nil, err
 	}

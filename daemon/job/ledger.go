@@ -46,7 +46,9 @@ func (s *Site) ledgerConfig() (ledger.Config, error) {
 }
 
 // LedgerPath is where the ledger is.
-func (s *Site) LedgerPath() string { return filepath.Join(s.Config.StateDir, "ledger") }
+func (s *Site) LedgerPath() string { return filepath.Join(s.Config.StateDir, ledgerName) }
+
+const ledgerName = "ledger"
 
 func (s *Site) act(kind ledger.Kind, t keys.TenantID, fields map[string]string) ledger.Act {
 	return ledger.Act{Tenant: t, Kind: kind, Actor: cmp.Or(s.Actor.Name, "strongroom"), Role: cmp.Or(s.Actor.Role, "operator"), Source: cmp.Or(s.Actor.Source, "none"), Fields: fields}

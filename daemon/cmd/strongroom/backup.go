@@ -144,6 +144,9 @@ func (a *app) printInit(r *job.InitResult) error {
 	for _, s := range r.Tenants {
 		fmt.Fprintf(&b, "tenant %q has keys; it is not yet recoverable: next, strongroom keys kit %s\n", s, s)
 	}
+	if !r.Ledger {
+		b.WriteString("nobody records yet who does what: next, strongroom audit init\n")
+	}
 	return a.ui.Result(r, "%s", b.String())
 }
 

@@ -96,3 +96,26 @@ func TestDoctorFindsATenantWithoutKeys(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 }
+
+// A box that records nothing says so, to whoever sets it up and to whoever looks.
+func TestABoxWithoutALedgerSaysSo(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/echo", "hello"))
+	const none, next = "this box has no ledger", "next, strongroom audit init"
+	if o := b.run(0, "doctor"); strings.Contains(o.stdout, none) {
+		t.Errorf("before there is a box: %s", o.stdout)
+	}
+	if o := b.run(0, "init", "--shares-dir", b.path("shares")); !strings.Contains(o.stdout, next) {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "doctor"); !strings.Contains(o.stdout, none) {
+		t.Error(o.stdout)
+	}
+	b.run(0, "audit", "init")
+	if o := b.run(0, "doctor"); strings.Contains(o.stdout, none) || !strings.Contains(o.stdout, "acts are recorded") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "init"); strings.Contains(o.stdout, next) {
+		t.Error(o.stdout)
+	}
+}
