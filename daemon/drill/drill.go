@@ -96,6 +96,7 @@ type engine interface {
 type need struct {
 	engine    string // what it is restored into, with its version
 	disk      int64
+	file      int64 // the largest, holes included, if it may be larger
 	processes int
 	readOnly  []string
 }
@@ -323,7 +324,7 @@ func (r *run) enter(ctx context.Context) error {
 	if r.Disk > 0 && disk > r.Disk {
 		return here("the copy needs about %d MiB of scratch, and the drill may have %d", disk>>20, r.Disk>>20)
 	}
-	cfg := sandbox.Config{Memory: r.Memory, Disk: disk, Processes: r.need.processes, ReadOnly: r.need.readOnly, Hidden: r.Hidden, Unit: r.Unit}
+	cfg := sandbox.Config{Memory: r.Memory, Disk: disk, File: r.need.file, Processes: r.need.processes, ReadOnly: r.need.readOnly, Hidden: r.Hidden, Unit: r.Unit}
 	if r.box, err = sandbox.Start(ctx, cfg); err != nil {
 		return errHere{err}
 	}

@@ -67,6 +67,7 @@ func (e *workEngine) preflight(context.Context) (need, error) {
 			return need{}, fmt.Errorf("what was recorded: %w", err)
 		}
 		k.disk += max(d.Entries, 0) * 5 << 10
+		k.file = d.Bytes // one of them may have nearly all, as holes
 	}
 	if len(e.r.Checker) > 0 {
 		k.readOnly = []string{e.r.Checker[0]}

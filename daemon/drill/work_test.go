@@ -321,15 +321,13 @@ func TestSoundTreePasses(t *testing.T) {
 		}
 	}
 	passes(t, treeOf(many), "")
-	// What does not fit says nothing about the backup.
+	// Of a file that is larger than all scratch the holes take none of it.
 	sparse := t.TempDir()
 	if err := os.WriteFile(filepath.Join(sparse, "s"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(filepath.Join(sparse, "s"), 8<<30); err != nil {
+	if err := os.Truncate(filepath.Join(sparse, "s"), 1<<30); err != nil {
 		t.Fatal(err)
 	}
-	if r := mustRun(t, plan(t, treeOf(sparse))); r.Verdict == receipt.FAIL {
-		t.Errorf("%s %q", r.Verdict, r.Why)
-	}
+	passes(t, treeOf(sparse), "")
 }

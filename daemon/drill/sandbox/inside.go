@@ -96,7 +96,7 @@ func setup(args []string) error {
 	if _, err := unix.FcntlInt(control, unix.F_SETFD, 0); err != nil {
 		return err
 	}
-	limits, err := json.Marshal(Config{Memory: cfg.Memory, Disk: cfg.Disk})
+	limits, err := json.Marshal(Config{Memory: cfg.Memory, File: cfg.File})
 	if err != nil {
 		return err
 	}
@@ -271,7 +271,7 @@ func become(args []string) error {
 		return err
 	}
 	argv := args[2:]
-	limits := map[int]int64{unix.RLIMIT_FSIZE: cfg.Disk, unix.RLIMIT_NOFILE: 1024}
+	limits := map[int]int64{unix.RLIMIT_FSIZE: cfg.File, unix.RLIMIT_NOFILE: 1024}
 	if args[1] == "bound" {
 		if err := unix.Access(argv[0], unix.X_OK); err != nil {
 			return fmt.Errorf("%s: %w", argv[0], err)

@@ -35,6 +35,7 @@ type order struct {
 	Hidden   []string `json:"hidden"`
 	Memory   int64    `json:"memory"`
 	Disk     int64    `json:"disk"`
+	File     int64    `json:"file"`
 	Limit    uint64   `json:"limit"`
 }
 
@@ -71,7 +72,7 @@ func (b *Box) Probe(ctx context.Context) ([]Wall, error) {
 	}
 	what, err := json.Marshal(order{Address: l.Addr().String(), Abstract: abstract, Process: os.Getpid(), Group: unix.Getpgrp(),
 		Hidden: append([]string{f.Name(), "/etc/shadow", "/proc/self/environ", "/sys/kernel", "/root", "/home"}, b.cfg.Hidden...),
-		Memory: b.cfg.Memory, Disk: b.cfg.Disk, Limit: uint64(b.cfg.Processes)})
+		Memory: b.cfg.Memory, Disk: b.cfg.Disk, File: b.cfg.File, Limit: uint64(b.cfg.Processes)})
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +117,7 @@ func probe(args []string) error {
 	signal.Ignore(unix.SIGXFSZ) // a file that grows too large is told by an error too
 	walls := []Wall{
 		dials("network", "tcp", o.Address), hidden(o.Hidden), dials("outside sockets", "unix", o.Abstract), kills(o), writes(), runs(),
-		allocates(o.Memory), scratchSize(o.Disk), grows(o.Disk), processes(o.Limit), environment(), descriptors(), capabilities(), namespace(),
+		allocates(o.Memory), scratchSize(o.Disk), grows(o.File), processes(o.Limit), environment(), descriptors(), capabilities(), namespace(),
 	}
 	return json.NewEncoder(os.Stdout).Encode(walls)
 }
@@ -235,7 +236,7 @@ func scratchSize(limit int64) Wall {
 }
 
 func grows(limit int64) Wall {
-	w := Wall{Name: "file size", Tried: "make a file larger than scratch"}
+	w := Wall{Name: "file size", Tried: "make a file larger than any may be"}
 	f, err := os.CreateTemp(Scratch, "probe-")
 	if err != nil {
 		w.Got = short(err)

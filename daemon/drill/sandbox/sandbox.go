@@ -47,6 +47,8 @@ type Config struct {
 	// Disk is the size of Scratch in bytes. It is memory too, and may be swapped
 	// out where what swap there is is encrypted.
 	Disk int64
+	// File is how large a file may be, holes included, where that is more than Disk.
+	File int64
 	// Processes is how many processes and threads there may be at once.
 	Processes int
 	// ReadOnly are further absolute paths to be seen inside, at the same place.
@@ -97,6 +99,7 @@ func Start(ctx context.Context, cfg Config) (*Box, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	cfg.File = max(cfg.File, cfg.Disk)
 	if cfg.Unit != "" {
 		return fromUnit(ctx, cfg)
 	}

@@ -74,7 +74,7 @@ func TestEveryWallHolds(t *testing.T) {
 // A probe that would say so of any machine proves nothing: without walls it
 // finds none.
 func TestProbeSeesThatThereAreNoWalls(t *testing.T) {
-	l := fmt.Sprintf(`{"address":"127.0.0.1:0","abstract":"@x","process":%d,"group":%d,"hidden":[%q],"memory":%d,"disk":1,"limit":7}`,
+	l := fmt.Sprintf(`{"address":"127.0.0.1:0","abstract":"@x","process":%d,"group":%d,"hidden":[%q],"memory":%d,"disk":1,"file":1,"limit":7}`,
 		os.Getpid(), unix.Getpgrp(), os.Args[0], 64<<20)
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Args = []string{Program, "probe", l}
