@@ -80,7 +80,7 @@ func roundsOf(s *job.Site) ([]Task, error) {
 		err = errors.Join(err, add(Task{Kind: state.LockProbe, Settles: []notify.Kind{notify.LockProbeFailed}, Scope: "store " + c.Name,
 			Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) { return probe(ctx, s, c, r) }}, lockProbeAt, ":"+c.Name))
 	}
-	err = errors.Join(err, add(Task{Kind: state.Rounds, Uses: []schedule.Class{checks}, Settles: []notify.Kind{notify.FillingUp, notify.MediumDue, notify.LedgerTrouble},
+	err = errors.Join(err, add(Task{Kind: state.Rounds, Uses: []schedule.Class{checks}, Settles: []notify.Kind{notify.FillingUp, notify.MediumDue, notify.LedgerTrouble, notify.ProofDue},
 		Do: func(ctx context.Context, r Reporter) (state.Outcome, string, error) { return rounds(ctx, s, r) }}, roundsAt, ""))
 	return out, err
 }
@@ -165,8 +165,8 @@ type Room struct {
 	Spools []job.SpoolUsage `json:"spools"`
 }
 
-// rounds looks at what fills up, which media are due, and the ledger. What
-// cannot be looked at keeps nobody from looking at the rest.
+// rounds looks at what fills up, which media and which proofs of people are due,
+// and the ledger. What cannot be looked at keeps nobody from looking at the rest.
 func rounds(ctx context.Context, s *job.Site, r Reporter) (state.Outcome, string, error) {
 	now := time.Now()
 	var errs error
@@ -191,6 +191,15 @@ func rounds(ctx context.Context, s *job.Site, r Reporter) (state.Outcome, string
 		r.Settle(notify.MediumDue, all)
 	} else {
 		errs = errors.Join(errs, fmt.Errorf("media: %w", err))
+	}
+	if due, err := s.ProofsDue(ctx, now); err == nil {
+		var all []Trouble
+		for _, p := range due {
+			all = append(all, Trouble{Subject: p.Tenant + " " + p.What, Tenant: p.Tenant, Reason: p.Reason, Until: p.By})
+		}
+		r.Settle(notify.ProofDue, all)
+	} else {
+		errs = errors.Join(errs, fmt.Errorf("proofs: %w", err))
 	}
 	if err := s.CheckLedger(ctx); ctx.Err() == nil {
 		var all []Trouble

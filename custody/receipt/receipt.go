@@ -10,6 +10,12 @@ import (
 	"time"
 )
 
+// The kinds of drills.
+const (
+	Cold   = "cold"
+	Closed = "closed"
+)
+
 // Format is the version of Receipt.
 const Format = 1
 
@@ -26,8 +32,9 @@ type Receipt struct {
 	Level    string   `json:"level"` // of confidentiality
 	Snapshot Snapshot `json:"snapshot"`
 	Stores   Stores   `json:"stores"`
-	// Kind is "cold" for a drill of the program that recovers, with a tenant and
-	// keys of its own; "" for one of what is stored.
+	// Kind is Cold for a drill of the program that recovers, with a tenant and
+	// keys of its own; Closed for one of a generation whose key was not on the box,
+	// and that the station released for it; "" for any other of what is stored.
 	Kind string `json:"kind,omitempty"`
 	// MustFail names the fault that was put in on purpose: such a drill proves
 	// that drills can fail, and nothing about the snapshot.

@@ -164,11 +164,14 @@ func (f *flags) opener(u *UI, kit keys.Kit) (opener, error) {
 		}
 		return withShares(kit, f.shares)
 	case f.release != "":
-		o, rehearsal, err := withRelease(kit, f.release, f.key, time.Now())
-		if rehearsal {
+		o, err := OpenRelease(kit, f.release, f.key, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if o.Rehearsal {
 			u.Log("REHEARSAL: this release was made for practice")
 		}
-		return o, err
+		return o, nil
 	}
 	return nil, nil
 }

@@ -117,30 +117,26 @@ func withShares(kit keys.Kit, paths []string) (opener, error) {
 	return fromShares{r, t, kit}, nil
 }
 
-// withRelease opens a release with the key that was made with its request.
-func withRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (opener, bool, error) {
+// OpenRelease opens a release with the key that was made with its request.
+func OpenRelease(kit keys.Kit, releasePath, keyPath string, now time.Time) (*keys.Released, error) {
 	kb, err := ReadBounded(keyPath, 4096)
 	if err != nil {
-		return nil, false, fmt.Errorf("read one-time key: %w", err)
+		return nil, fmt.Errorf("read one-time key: %w", err)
 	}
 	defer clear(kb)
 	key, err := keys.ParseOneTimeKey(kb)
 	if err != nil {
-		return nil, false, fmt.Errorf("one-time key %s: %w", keyPath, err)
+		return nil, fmt.Errorf("one-time key %s: %w", keyPath, err)
 	}
 	rb, err := ReadBounded(releasePath, 1<<20)
 	if err != nil {
-		return nil, false, fmt.Errorf("read release: %w", err)
+		return nil, fmt.Errorf("read release: %w", err)
 	}
 	rel, err := keys.ParseRelease(rb)
 	if err != nil {
-		return nil, false, fmt.Errorf("release %s: %w", releasePath, err)
+		return nil, fmt.Errorf("release %s: %w", releasePath, err)
 	}
-	released, err := key.Open(rel, kit, now)
-	if err != nil {
-		return nil, false, err
-	}
-	return released, released.Rehearsal, nil
+	return key.Open(rel, kit, now)
 }
 
 // patience is how long a recovery waits for a store that fails: one is likely

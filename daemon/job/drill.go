@@ -41,6 +41,8 @@ type DrillOptions struct {
 	From  []string
 	Fault string // put in on purpose
 	Tool  string
+	// Released opens the snapshot of a generation whose key is not on this box.
+	Released GenerationOpener
 }
 
 // A drilling is one drill being planned and done.
@@ -199,8 +201,8 @@ func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 	if e := d.snap.Entry; e != nil && e.Partial {
 		p.Incomplete = "the snapshot itself is partial: something selected could not be read"
 	}
-	opened, err := d.s.OpenSnapshot(ctx, d.list, d.t, d.snap)
-	if errors.Is(err, repo.ErrWrongKey) || ctx.Err() != nil {
+	opened, err := d.open(ctx)
+	if errors.Is(err, repo.ErrWrongKey) || errors.Is(err, ErrRefused) || errors.Is(err, keys.ErrNotReleased) || ctx.Err() != nil {
 		return p, err // the key is away, or somebody stopped it: no drill
 	}
 	if err == nil {
@@ -216,6 +218,27 @@ func (d *drilling) plan(ctx context.Context) (drill.Plan, error) {
 		err = nil
 	}
 	return p, err
+}
+
+// open opens the snapshot, with a key of this box or one that was released for
+// this drill. A generation whose key is here needs no release, and proves none.
+func (d *drilling) open(ctx context.Context) (*repo.Opened, error) {
+	if d.o.Released == nil {
+		return d.s.OpenSnapshot(ctx, d.list, d.t, d.snap)
+	}
+	have, err := boxKeys{d.s.Box, d.t}.Generation(repo.ID(d.t.ID), d.snap.Dataset, d.snap.Generation)
+	if err != nil {
+		return nil, err
+	}
+	if have != nil {
+		return nil, fmt.Errorf("%w: the key of its generation is on this box: a drill with a release would prove nothing of the shares", ErrRefused)
+	}
+	// The manifest's signature was checked when it was listed.
+	key, err := d.o.Released.Generation(keys.DatasetID(d.snap.Dataset), keys.GenerationID(d.snap.Generation), d.snap.Capsule)
+	if err != nil {
+		return nil, exit.With(exit.WrongKey, err)
+	}
+	return d.list.Open(ctx, d.snap, key)
 }
 
 // drillSocket is where systemd listens for the unit strongroom-drill@. The daemon
@@ -242,6 +265,9 @@ func (d *drilling) base() receipt.Receipt {
 	r := receipt.Receipt{Started: d.started, ID: d.started.UTC().Format("20060102t150405z-") + strings.ToLower(rand.Text()[:8]), Tenant: d.t.Name, Dataset: d.dataset, Level: string(d.t.Level),
 		Tool: d.o.Tool, Snapshot: receipt.Snapshot{ID: d.snap.ID(), Manifest: d.snap.HexHash(), Generation: d.snap.Generation.String(),
 			Epoch: d.snap.Epoch, Sequence: d.snap.Sequence, Point: d.snap.Time.UTC()}}
+	if d.o.Released != nil {
+		r.Kind = receipt.Closed
+	}
 	if e := d.snap.Entry; e != nil {
 		r.Snapshot.Point, r.Snapshot.Engine, r.Snapshot.Version, r.Snapshot.Bytes = e.Point.UTC(), e.Engine, e.Version, e.Read
 	}

@@ -33,6 +33,7 @@ const (
 	DoctorBad      // a backup would fail or be refused
 	LedgerTrouble  // acts cannot be recorded, or those recorded were changed
 	Frozen         // nothing expires: the data look wrong, or clocks disagree
+	ProofDue       // a proof that only people can give: shares that open a kit, or a closed generation
 )
 
 // A Cause is why, as far as it may be told outside the box.
@@ -94,7 +95,7 @@ func (w *Work) UnmarshalText(b []byte) error { return find(works, b, w) }
 
 var (
 	kinds = []string{"", "started", "succeeded", "alive", "failed", "overdue", "recovered", "drill-failed", "margin-lost", "medium-due",
-		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered", "unproven", "damaged", "doctor-bad", "ledger-trouble", "frozen"}
+		"lock-probe-failed", "filling-up", "digest", "test-alarm", "test-unanswered", "unproven", "damaged", "doctor-bad", "ledger-trouble", "frozen", "proof-due"}
 	causes = []string{"unknown", "source-away", "source-rights", "source-changed", "store-away", "store-refused", "no-room", "timed-out", "interrupted", "mismatch", "key-missing"}
 	levels = []string{"", "confidential", "secret", "top-secret"}
 )

@@ -341,6 +341,8 @@ func Sample(kind Kind, tenant, dataset, store Name, level Level, now time.Time) 
 		e = Event{Kind: kind, Medium: Name{"A-1"}, Run: 1, Time: now, Until: now.Add(2 * day)}
 	case LedgerTrouble:
 		e = Event{Kind: kind, Time: now}
+	case ProofDue:
+		e = Event{Kind: kind, Level: level, Tenant: tenant, Run: 1, Time: now, Until: now.Add(-day)}
 	case LockProbeFailed:
 		e = Event{Kind: kind, Store: store, Run: 1, Time: now}
 	case FillingUp:

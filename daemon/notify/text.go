@@ -134,6 +134,8 @@ func (e Event) what() string {
 		return "LEDGER: acts cannot be recorded, or the record was changed"
 	case Frozen:
 		return "WHAT WAS BACKED UP LOOKS WRONG, or clocks disagree: nothing expires until somebody has looked"
+	case ProofDue:
+		return "a proof is due that only people with shares can give"
 	}
 	return e.Kind.String()
 }
@@ -166,6 +168,8 @@ func (e Event) todo(link string) string {
 		return "On the box: strongroom audit verify"
 	case Frozen:
 		return "On the box: strongroom policy explain; strongroom hold accept, once it is known why. Older snapshots are as they were"
+	case ProofDue:
+		return "On the box: strongroom alarms. Then at the station, with the holders: strongroom station prove, or a release for strongroom drill closed"
 	case TestAlarm:
 		s := "This shows that an alarm reaches a person. Answer it on the box:\n    strongroom notify answer " + e.Code.String()
 		if link != "" {

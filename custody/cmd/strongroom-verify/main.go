@@ -275,7 +275,9 @@ func (c *command) receipt(_ context.Context, name string) error {
 		if r.MustFail != "" {
 			fmt.Fprintf(c.out, "  with the fault %q put in on purpose: it says nothing about the snapshot\n", r.MustFail)
 		}
-		if r.Kind != "" {
+		if r.Kind == receipt.Closed {
+			fmt.Fprintln(c.out, "  of a closed generation, whose key was not on the box: the station released it")
+		} else if r.Kind != "" {
 			fmt.Fprintf(c.out, "  a %s drill: of the program, with a test recovery key\n", r.Kind)
 		}
 		for _, s := range r.Steps {

@@ -158,7 +158,9 @@ func PDF(r *receipt.Receipt) ([]byte, error) {
 	if r.MustFail != "" {
 		d.line(fmt.Sprintf("MUST FAIL: the fault %q was put in on purpose. This says nothing about the snapshot.", r.MustFail))
 	}
-	if r.Kind != "" {
+	if r.Kind == receipt.Closed {
+		d.line("Of a closed generation, whose key was not on the box: the station released it, with the shares that takes.")
+	} else if r.Kind != "" {
 		d.line(fmt.Sprintf("A %s drill of the program, with a test recovery key and stores of its own. This says nothing about what is stored.", r.Kind))
 	}
 	if r.Verdict == receipt.INFRA {

@@ -195,26 +195,9 @@ func withReleases(kits []keys.Kit, dir string) (map[keys.TenantID]job.Generation
 		if !fileExists(base + ".release") {
 			continue
 		}
-		secret, err := rescue.ReadBounded(base+".request.key", 4096)
-		if err != nil {
-			return nil, fmt.Errorf("one-time key: %w", err)
-		}
-		defer clear(secret)
-		key, err := keys.ParseOneTimeKey(secret)
-		if err != nil {
-			return nil, fmt.Errorf("%s.request.key: %w", base, err)
-		}
-		b, err := rescue.ReadBounded(base+".release", 1<<20)
+		opened, err := rescue.OpenRelease(k, base+".release", base+".request.key", time.Now())
 		if err != nil {
 			return nil, err
-		}
-		rel, err := keys.ParseRelease(b)
-		if err != nil {
-			return nil, fmt.Errorf("%s.release: %w", base, err)
-		}
-		opened, err := key.Open(rel, k, time.Now())
-		if err != nil {
-			return nil, fmt.Errorf("%s.release: %w", base, err)
 		}
 		if opened.Rehearsal {
 			return nil, fmt.Errorf("%s.release: %w", base, keys.ErrRehearsal)

@@ -19,12 +19,13 @@ import (
 
 func (a *app) drillCommand() *cobra.Command {
 	c := &cobra.Command{Use: "drill", Short: "Prove that snapshots restore: into a real engine, in a sandbox"}
-	c.AddCommand(a.drillRunCommand(), a.drillMustFailCommand(), a.drillColdCommand(), a.drillListCommand(), a.drillShowCommand())
+	c.AddCommand(a.drillRunCommand(), a.drillMustFailCommand(), a.drillColdCommand(), a.drillClosedCommand(), a.drillListCommand(), a.drillShowCommand())
 	return c
 }
 
 func (a *app) drillRunCommand() *cobra.Command {
 	var o job.DrillOptions
+	var released releaseFlags
 	c := &cobra.Command{
 		Use:   "run TENANT/DATASET[@SNAPSHOT]",
 		Short: "Restore a snapshot in a sandbox, compare it, and sign a receipt",
@@ -41,6 +42,9 @@ says nothing about the backup.
 --from media:/path drills what an offline medium has, by itself, wherever it is
 mounted.
 
+--release drills a snapshot of a closed generation, whose key is not on this box:
+drill closed chooses one and asks the station.
+
 --must-fail puts a fault in on purpose, and ends well only if the drill is red.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,6 +57,9 @@ mounted.
 			}
 			if o.Fault != "" && !slices.Contains(drill.Faults(), drill.Fault(o.Fault)) {
 				return exit.With(exit.Usage, fmt.Errorf("there is no fault %q; there are %v", o.Fault, drill.Faults()))
+			}
+			if o.Released, err = released.open(a); err != nil {
+				return err
 			}
 			site, err := a.site()
 			if err != nil {
@@ -74,6 +81,7 @@ mounted.
 	c.Flags().StringSliceVar(&o.Without, "without", nil, "withhold this store")
 	c.Flags().StringArrayVar(&o.From, "from", nil, "read from this store instead of those configured: media:/path for an offline medium")
 	c.Flags().StringVar(&o.Fault, "must-fail", "", "put this fault in")
+	released.add(c)
 	return c
 }
 

@@ -2,13 +2,16 @@ package main
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
+	"strongroom/custody/keys/box"
 	"strongroom/custody/receipt/report"
 	"strongroom/daemon"
 	"strongroom/daemon/config"
@@ -198,5 +201,64 @@ func TestDrillFromAMedium(t *testing.T) {
 	}
 	if o := b.run(65, "drill", "run", "acme/dump", "--from", "media:"+disk); !strings.Contains(o.stdout, "FAIL") {
 		t.Error(o.stdout)
+	}
+}
+
+// A generation that is closed opens with a release of the station alone; the ledger
+// chooses which, and what opens by itself needs none.
+func TestClosedGenerationIsDrilledWithItsShares(t *testing.T) {
+	stores, _ := threeDirs(t)
+	b := newBox(t, stores, commandDataset("crm", "/bin/date", "+%N"))
+	b.editConfig("confidential", "top-secret") // five snapshots a generation
+	b.run(0, "init", "--shares-dir", b.path("shares"))
+	kit := b.run(0, "keys", "kit", "acme", "--out", b.path("kits"), "--holder", "h", "--place", "p", "--json").result(t).File
+	generation := regexp.MustCompile(`"generation":"(\w+)"`).FindStringSubmatch(b.run(0, "backup", "acme/crm", "--label", "first", "--json").stdout)[1]
+	for range 5 {
+		b.run(0, "backup", "acme/crm")
+	}
+	if o := b.run(20, "drill", "closed", "acme", "--request", b.path("req")); !strings.Contains(o.stderr, "audit init") {
+		t.Error(o.stderr)
+	}
+	b.run(0, "audit", "init")
+	b.run(10, "drill", "closed", "acme", "--request", b.path("req")) // all keys are here
+
+	// What a box that was rebuilt has not.
+	keyring := must(box.Open(b.path("state", "keys"), must(box.LoadCredential(b.path("state", "credential"), ""))(t)))(t)
+	entries, _, err := keyring.Slots().Entries()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Generation.String() == generation {
+			err = keyring.Slots().Forget(e)
+		}
+	}
+	if err := errors.Join(err, keyring.Close()); err != nil {
+		t.Fatal(err)
+	}
+	b.run(12, "drill", "run", "acme/crm@first")
+	b.run(64, "drill", "closed", "acme")
+	o := b.run(0, "drill", "closed", "acme", "--request", b.path("req"))
+	target := regexp.MustCompile(`drill run (\S+) --release`).FindStringSubmatch(o.stdout)
+	if target == nil || !strings.Contains(o.stdout, "generation 1, one of 1 that are closed") {
+		t.Fatal(o.stdout)
+	}
+
+	release := []string{"station", "release", "--request", b.path("req"), "--kit", kit, "--out", b.path("rel"), "--shares-on-networked-host"}
+	for i := 1; i <= 4; i++ {
+		release = append(release, "--share-file", b.path("shares", fmt.Sprintf("share-top-%d-of-7.txt", i)))
+	}
+	b.run(0, release...)
+	with := []string{"--release", b.path("rel"), "--kit", kit, "--key", b.path("req.key")}
+	b.run(64, "drill", "run", target[1], "--release", b.path("rel"))
+	id := drilled(t, b.run(0, append([]string{"drill", "run", target[1]}, with...)...))
+	if o := b.run(0, "drill", "show", id, "--json"); !strings.Contains(o.stdout, `"kind":"closed"`) || !strings.Contains(o.stdout, `"verdict":"PASS"`) {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "drill", "show", id, "--html"); !strings.Contains(o.stdout, "closed generation") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(20, append([]string{"drill", "run", "acme/crm"}, with...)...); !strings.Contains(o.stderr, "is on this box") {
+		t.Error(o.stderr)
 	}
 }

@@ -56,7 +56,7 @@ type wrong struct {
 }
 
 // warnings are the alarms that can wait until somebody is at work.
-var warnings = []notify.Kind{notify.MediumDue, notify.FillingUp, notify.DoctorBad}
+var warnings = []notify.Kind{notify.MediumDue, notify.FillingUp, notify.DoctorBad, notify.ProofDue}
 
 // wrongs are all of them, what matters most first.
 func wrongs(o *daemon.Overview) []wrong {
