@@ -78,7 +78,7 @@ func (m *Machine) Until(what string, within time.Duration, script string) string
 			return strings.TrimSpace(out)
 		}
 		if time.Now().After(deadline) {
-			journal, _ := m.Try("journalctl --no-pager -n 60 -o short-monotonic -u 'strongroom*'")
+			journal, _ := m.Try("journalctl --no-pager -n 80 -o short-monotonic")
 			m.t.Fatalf("%s: not within %v\n%s\n%s\njournal:\n%s", what, within, script, out, journal)
 		}
 	}
