@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ func boxDrills(s *job.Site, tool string) []Task {
 			if err != nil {
 				return "", "", err
 			}
+			tellWalls(s, done)
 			return outcomeOf(done)
 		}),
 	}
@@ -71,6 +73,7 @@ func drillOf(ctx context.Context, s *job.Site, tenant, dataset, tool string, r R
 	if round.Later != "" {
 		return state.Skipped, round.Later, nil
 	}
+	tellWalls(s, round.Newest)
 	outcome, reason, err := outcomeOf(round.Newest)
 	if err != nil || round.Older == nil {
 		return outcome, reason, err
@@ -86,6 +89,22 @@ func drillOf(ctx context.Context, s *job.Site, tenant, dataset, tool string, r R
 		without = ", without " + strings.Join(w, " and ")
 	}
 	return outcome, fmt.Sprintf("%s; the older one of %s%s: %s", reason, round.Older.Snapshot.Point.Format("2006-01-02"), without, why), err
+}
+
+// tellWalls has the journal say what the sandbox of a drill kept away, as units
+// tell of theirs. Its words are on the list of those that stay (daemon/plain).
+func tellWalls(s *job.Site, r *receipt.Receipt) {
+	var hold, miss []string
+	for _, w := range r.Sandbox.Walls {
+		if w.Holds {
+			hold = append(hold, w.Name)
+		} else {
+			miss = append(miss, w.Name+" ("+w.Got+")")
+		}
+	}
+	if len(hold)+len(miss) > 0 {
+		s.Log("walls of the sandbox, made by %s, that hold: %s; that are missing: %s", r.Sandbox.Kind, strings.Join(hold, ", "), cmp.Or(strings.Join(miss, ", "), "none"))
+	}
 }
 
 func outcomeOf(r *receipt.Receipt) (state.Outcome, string, error) {

@@ -20,6 +20,10 @@ func TestABoxInAContainer(t *testing.T) {
 		t.Errorf("init by root: %d, %s", code, out)
 	}
 	b.restores()
+	b.Until("the walls of the first drill", time.Minute, "journalctl --no-pager --output=cat -u strongroom | grep -q 'walls of the sandbox, made by systemd, that hold: network, outside files, .*, swap; that are missing: none'")
+	if found := b.examined("", "drill-walls"); len(found["ok"]) != 15 || len(found) != 1 {
+		t.Errorf("doctor tells of the walls of drills %q", found)
+	}
 
 	for _, part := range []struct {
 		name string

@@ -75,7 +75,8 @@ func (s *Site) Doctor(ctx context.Context, tenant, dataset string) (*DoctorResul
 	for i := range r.Examined {
 		x := &r.Examined[i]
 		name, _, ok := strings.Cut(x.Subject, "/")
-		if !ok {
+		if !ok { // the box
+			x.Findings = append(x.Findings, s.drillWalls()...)
 			continue
 		}
 		f := source.Findings(x.Findings)

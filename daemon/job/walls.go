@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"strongroom/custody/keys"
 	"strongroom/custody/media/mount"
 	"strongroom/custody/receipt"
 	"strongroom/daemon/config"
@@ -18,7 +19,8 @@ import (
 // findings.
 type party struct {
 	code, name string
-	// known is who may say that a wall is missing, and how one names it there.
+	// known is who may say that a wall is missing, and naming how one does; "":
+	// nobody can.
 	known, naming string
 }
 
@@ -33,7 +35,11 @@ func (p party) found(all []receipt.Wall, known []string) (f source.Findings) {
 		case slices.Contains(known, w.Name):
 			f.Note(p.code, what, could+", and "+p.known+" says that it is known", "")
 		default:
-			f.Warn(p.code, what, could, "undo what loosened its unit, or name it "+p.naming)
+			remedy := "undo what loosened its unit"
+			if p.naming != "" {
+				remedy += ", or name it " + p.naming
+			}
+			f.Warn(p.code, what, could, remedy)
 		}
 	}
 	return f
@@ -61,6 +67,23 @@ func ReaderWalls(all []receipt.Wall, known []string) (f source.Findings) {
 		return f
 	}
 	return party{"walls", "the reader", "[confine] in its file", "in [confine] missing, in its file"}.found(all, known)
+}
+
+// drillWalls is what the newest drill tried from inside its sandbox.
+func (s *Site) drillWalls() (f source.Findings) {
+	const code = "drill-walls"
+	past, err := s.Recent(time.Now().Add(-90 * day))
+	if err != nil {
+		f.Note(code, "which walls drills have cannot be told: "+err.Error(), "", "")
+		return f
+	}
+	for _, r := range past {
+		if len(r.Sandbox.Walls) > 0 {
+			return party{code, "what was restored", "the level of its tenant", ""}.found(r.Sandbox.Walls, mayLack(keys.Level(r.Level)))
+		}
+	}
+	f.Note(code, "no drill has tried its walls here", "what is restored is hostile", "strongroom drill run")
+	return f
 }
 
 // helperPatience is how long an examination waits for the mount helper.

@@ -78,7 +78,7 @@ func (m *Machine) Until(what string, within time.Duration, script string) string
 			return strings.TrimSpace(out)
 		}
 		if time.Now().After(deadline) {
-			journal, _ := m.Try("journalctl --no-pager -n 80 -o short-monotonic")
+			journal, _ := m.Try("journalctl --no-pager -o short-monotonic | grep -v 'run-u[0-9]*.service' | tail -n 80")
 			m.t.Fatalf("%s: not within %v\n%s\n%s\njournal:\n%s", what, within, script, out, journal)
 		}
 	}

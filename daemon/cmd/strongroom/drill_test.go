@@ -132,7 +132,13 @@ func TestDrillOfFilesAndOutput(t *testing.T) {
 	for _, d := range []string{"www", "good", "bad"} {
 		b.run(0, "backup", "acme/"+d)
 	}
+	if o := b.run(0, "doctor"); !strings.Contains(o.stdout, "no drill has tried its walls here") {
+		t.Error(o.stdout)
+	}
 	if o := b.run(0, "drill", "run", "acme/www"); !strings.Contains(o.stdout, "PASS") {
+		t.Error(o.stdout)
+	}
+	if o := b.run(0, "doctor"); strings.Count(o.stdout, "drill-walls") != 15 || !regexp.MustCompile(`(?m)^  ok +drill-walls +network: connect`).MatchString(o.stdout) {
 		t.Error(o.stdout)
 	}
 	if o := b.run(0, "drill", "run", "acme/good"); !strings.Contains(o.stdout, "PASS") {
